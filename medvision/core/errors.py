@@ -1,0 +1,45 @@
+"""The errors this package raises on purpose.
+
+Each is a `MedvisionError`, so that a caller can tell a known failure from a bug, and also the builtin that a Python
+programmer would expect. The message names the file, the value, and the known choices.
+"""
+
+
+class MedvisionError(Exception):
+    """Any failure that the package foresaw and can explain."""
+
+
+class UsageError(MedvisionError, ValueError):
+    """A parameter or a combination of parameters that cannot mean anything."""
+
+
+class UnknownNameError(MedvisionError, LookupError):
+    """A name that a registry does not hold."""
+
+
+class UnreadableSourceError(MedvisionError, ValueError):
+    """A file that cannot be opened as a source: absent, not an image, truncated, or of an unsupported kind."""
+
+
+class SourceTooLargeError(UnreadableSourceError):
+    """A file that claims dimensions beyond the limits, so that reading it would exhaust memory."""
+
+
+class SpacingError(MedvisionError, ValueError):
+    """A physical spacing that is missing, zero, absurd or anisotropic."""
+
+
+class WindowUnreadableError(MedvisionError, OSError):
+    """Pixels of one window that could not be decoded, after the file was reopened and the read retried once."""
+
+
+class WeightsError(MedvisionError, ValueError):
+    """Weights that are unsafe to load, or do not fit the network they were given for."""
+
+
+class AnnotationError(MedvisionError, ValueError):
+    """An annotation file that cannot be read or breaks its format's rules."""
+
+
+class StoreError(MedvisionError, OSError):
+    """A result that could not be written whole, or that does not match what it claims to be."""

@@ -1,0 +1,61 @@
+"""The contract around a network: what one window must look like, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from medvision.core.geometry import Spacing
+
+OutputKind = Literal["scores", "vector", "image", "objects", "array"]
+
+
+@dataclass(frozen=True, slots=True)
+class Normalisation:
+    """`(value / 255 - mean) / std`, per channel, on values in 0..255."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PatchModel:
+    """A network and what it expects: n windows in, n outputs out, in the same order.
+
+    `window` is in pixels at `spacing`, array order. `net` takes float `(n, channels, *window)` after `normalisation` and
+    returns `(n, ...)`. `activation` turns what it returns into outputs: probabilities for `output == "scores"`, one
+    column per entry of `classes`. `digest` is the SHA-256 of the weights and of this contract, so that results know what
+    made them. `precisions` are the ones in which the catalogue allows it to run.
+    """
+
+    name: str
+    net: nn.Module
+    window: tuple[int, ...]
+    spacing: Spacing | None
+    normalisation: Normalisation
+    output: OutputKind
+    classes: tuple[str, ...]
+    digest: str
+    activation: Callable[[torch.Tensor], torch.Tensor]
+    positive: str | None = None
+    precisions: tuple[str, ...] = ("float32",)
+    version: str = ""
+    card: str = ""
+    """Path-free text of the model card: data, licence, measured performance, intended use."""
+
+    def prepare(self, batch: torch.Tensor) -> torch.Tensor:
+        """Normalise a uint8 batch `(n, *window, channels)` that is on the device already, to float `(n, channels, *window)`."""
+        axes = batch.ndim
+        moved = batch.permute(0, axes - 1, *range(1, axes - 1))
+        shape = (1, -1, *([1] * (axes - 2)))
+        mean = torch.tensor(self.normalisation.mean, device=batch.device, dtype=torch.float32).view(shape)
+        std = torch.tensor(self.normalisation.std, device=batch.device, dtype=torch.float32).view(shape)
+        return (moved.float() / 255 - mean) / std
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Outputs `(n, ...)` float32 for a uint8 batch `(n, *window, channels)`."""
+        return self.activation(self.net(self.prepare(batch)).float())

@@ -1,0 +1,74 @@
+"""The contract of a source: what a reader must offer so that everything else can use its format.
+
+A reader is one small file: a class with these attributes, and a function registered in `READERS` that opens a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from medvision.core.geometry import Box, Spacing
+from medvision.core.registry import Registry
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One resolution of a source.
+
+    `shape` in pixels, array order. `downsample` is the length of this level's pixel in level-0 pixels, per axis; it is
+    what the file's geometry says, not a rounded power of two.
+    """
+
+    shape: tuple[int, ...]
+    downsample: tuple[float, ...]
+
+
+class Source(Protocol):
+    """An image to analyse, opened. Reads are safe from several threads at once."""
+
+    path: Path
+    axes: str
+    """Array order of the spatial axes: "yx" for slides and photographs, "zyx" for volumes, "tyx" for clips."""
+    channels: int
+    levels: tuple[Level, ...]
+    spacing: Spacing | None
+    """Spacing of level 0, or None where neither the file nor a person gave one."""
+    fill: int
+    """Value of pixels outside the image and behind transparency: 255 for bright-field slides, 0 for volumes."""
+    reader: str
+    """Name of the reader that opened it, and `why` that one was chosen, in words for a person."""
+    why: str
+    vendor: str
+    metadata: Mapping[str, str]
+    """Allow-listed facts of the acquisition. Never names, numbers, dates or labels that could identify a patient."""
+
+    @property
+    def id(self) -> str:
+        """SHA-256 of the content (of all files where a slide has several). Computed at first use, then kept."""
+
+    def read(self, box: Box, level: int = 0) -> Pixels:
+        """Pixels of `box`, given in pixels of `level`, as uint8 `(*box.shape, channels)`.
+
+        The box may leave the image: what lies outside has the value `fill`, and so has what is transparent.
+
+        Raises:
+            WindowUnreadableError: if any part inside the image cannot be decoded. The reader has then already reopened
+                the file and tried once more; other windows stay readable.
+        """
+
+    def close(self) -> None:
+        """Release the file. Closing twice is allowed."""
+
+
+Opener = Callable[[Path], Source]
+"""Opens a path, or raises `UnreadableSourceError`. Registered openers are tried by `medvision.sources.open_source`."""
+
+READERS: Registry[Opener] = Registry("reader")

@@ -1,0 +1,132 @@
+"""What is written about an analysed slide: the JSON sidecar is the truth, every report is a rendering of it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["done", "no tissue", "QC rejected", "failed"]
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SlideInfo(Record):
+    """The slide as it was read. Lengths in level-0 pixels, array order (rows, columns)."""
+
+    name: str
+    digest: str
+    reader: str
+    reader_reason: str
+    vendor: str
+    shape: tuple[int, int]
+    levels: int
+    spacing_um: tuple[float, float] | None
+    spacing_origin: Literal["file", "supplied"] | None
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+class ModelInfo(Record):
+    """The model that scored the windows."""
+
+    name: str
+    version: str
+    digest: str
+    classes: tuple[str, ...]
+    positive: str
+    window_px: tuple[int, int]
+    spacing_um: float
+    calibration: str
+    card: str
+
+
+class HeatmapInfo(Record):
+    """The probability raster. `stride_um` is the side of a cell; `unread` counts windows that could not be decoded."""
+
+    file: str
+    stride_um: float
+    shape: tuple[int, int]
+    windows: int
+    unread: int
+
+
+class Region(Record):
+    """One connected region at or above the threshold. Positions in level-0 pixels, array order."""
+
+    id: int
+    centroid: tuple[float, float]
+    peak: tuple[float, float]
+    bbox: tuple[float, float, float, float]
+    area_mm2: float
+    length_mm: float
+    max_probability: float
+    mean_probability: float
+    score: float
+    crop: str | None = None
+    crop_spacing_um: float | None = None
+    crop_width_um: float | None = None
+
+
+class QcMeasure(Record):
+    """One quality measure with the limits it was judged by."""
+
+    name: str
+    value: float
+    unit: str
+    ok: bool
+    limit: str
+    meaning: str
+
+
+class TissueInfo(Record):
+    """The tissue mask, with every threshold that made it."""
+
+    area_mm2: float
+    share: float
+    method: str
+    thresholds: dict[str, float]
+
+
+class SlideResult(Record):
+    """Everything found about one slide. Two runs on the same input write the same bytes."""
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    reason: str = ""
+    slide: SlideInfo
+    model: ModelInfo
+    config: dict[str, str | int | float | bool | None]
+    config_digest: str
+    software: dict[str, str]
+    threshold: float
+    probability: float | None
+    score_rule: str
+    label: Literal["positive", "negative"] | None
+    heatmap: HeatmapInfo | None
+    tissue: TissueInfo | None
+    qc: tuple[QcMeasure, ...] = ()
+    regions: tuple[Region, ...] = ()
+    limits: tuple[str, ...] = ()
+    """Sentences on what this result does not cover, failed regions among them."""
+    images: dict[str, str] = Field(default_factory=dict)
+    """Relative paths of pictures made for the report: `thumbnail`, `overlay_base`, ..."""
+    thumbnail_spacing_um: float | None = None
+
+
+class RunRecord(Record):
+    """What belongs to the run rather than to the result: identity, times, machine. Differs between equal runs."""
+
+    run_id: str
+    started_utc: str
+    finished_utc: str
+    seconds: float
+    device: str
+    batch_size: int
+    precision: str
+    tiles_per_second: float | None
+    command: str
+    warnings: tuple[str, ...] = ()
