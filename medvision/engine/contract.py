@@ -26,10 +26,10 @@ class Normalisation:
 class PatchModel:
     """A network and what it expects: n windows in, n outputs out, in the same order.
 
-    `window` is in pixels at `spacing`, array order. `net` takes float `(n, channels, *window)` after `normalisation` and
-    returns `(n, ...)`. `activation` turns what it returns into outputs: probabilities for `output == "scores"`, one
-    column per entry of `classes`. `digest` is the SHA-256 of the weights and of this contract, so that results know what
-    made them. `precisions` are the ones in which the catalogue allows it to run.
+    `window` is in pixels at `spacing`, array order. `net` takes float `(n, channels, *window)` after
+    `normalisation` and returns `(n, ...)`. `activation` turns what it returns into outputs: probabilities for
+    `output == "scores"`, one column per entry of `classes`. `digest` is the SHA-256 of the weights and of this
+    contract, so that results know what made them. `precisions` are the ones in which the catalogue allows it to run.
     """
 
     name: str
@@ -48,7 +48,7 @@ class PatchModel:
     """Path-free text of the model card: data, licence, measured performance, intended use."""
 
     def prepare(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalise a uint8 batch `(n, *window, channels)` that is on the device already, to float `(n, channels, *window)`."""
+        """Normalise a uint8 batch `(n, *window, channels)`, on the device already, to `(n, channels, *window)`."""
         axes = batch.ndim
         moved = batch.permute(0, axes - 1, *range(1, axes - 1))
         shape = (1, -1, *([1] * (axes - 2)))

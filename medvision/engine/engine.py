@@ -1,0 +1,369 @@
+"""The patch engine: the only inference loop.
+
+Reader threads fill preallocated uint8 batches ahead of the device; the device converts, normalises and runs the model;
+outputs go to the job's sink. Memory is bounded by the number of buffers, whatever the source's size. Results do not
+depend on the number of readers, nor on the order in which windows arrive.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from medvision.core.errors import UsageError, WindowUnreadableError
+from medvision.engine.checkpoint import Checkpoint
+from medvision.engine.contract import PatchModel
+from medvision.engine.device import (
+    Precision,
+    autocast,
+    is_out_of_memory,
+    resolve_device,
+    resolve_precision,
+)
+from medvision.engine.plan import Int64Array, TilePlan
+from medvision.engine.sinks import Outputs, Sink, Windows
+from medvision.sources.base import Source
+from medvision.sources.resample import read_at
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How to run: nothing here changes a result beyond floating-point noise."""
+
+    device: str = "auto"
+    batch_size: int = 32
+    readers: int = 2
+    precision: str = "auto"
+    buffers: int = 4
+    """Batches in memory at once: one on the device, the others being read."""
+    checkpoint_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.readers < 1 or self.buffers < 2:
+            raise UsageError(
+                f"batch size {self.batch_size} and readers {self.readers} must be at least 1, buffers {self.buffers} at least 2"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Job(Generic[R]):
+    """One source to run over: its plan, and the sink that collects. `checkpoint` names a file for progress."""
+
+    source: Source
+    plan: TilePlan
+    sink: Sink[R]
+    checkpoint: Path | None = None
+    label: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStats:
+    """What happened in a run. `unread` lists the plan indices of windows that could not be decoded."""
+
+    windows: int
+    unread: tuple[int, ...]
+    resumed: int
+    batch_size: int
+    device: str
+    precision: Precision
+    seconds: float
+
+    @property
+    def windows_per_second(self) -> float:
+        """Rate over the windows computed in this run."""
+        return (self.windows - self.resumed) / max(self.seconds, 1e-9)
+
+
+@dataclass(eq=False)
+class _Progress:
+    """Where a job stands."""
+
+    job: Job[Any]
+    checkpoint: Checkpoint | None
+    batches_left: int
+    batches_done: int
+    resumed: int
+    started: float
+    unread: list[int] = field(default_factory=list)
+
+    def save(self, now: bool = False) -> None:
+        """Write the checkpoint, where there is one and its time has come."""
+        if self.checkpoint is not None and self.batches_done:
+            self.checkpoint.save(self.job.sink, self.batches_done, self.unread, now)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """Windows being read into a buffer. `parts` are `(progress, plan indices)`: more than one only when packing."""
+
+    buffer: torch.Tensor
+    parts: list[tuple[_Progress, Int64Array]]
+    readable: npt.NDArray[np.bool_]
+    reads: list[Future[None]]
+    outputs: torch.Tensor | list[dict[str, torch.Tensor]] | None = None
+
+
+class PatchEngine:
+    """Runs models over sources. One engine serves any number of runs, one at a time."""
+
+    def __init__(
+        self, settings: EngineSettings | None = None, on_windows: Callable[[int], None] | None = None
+    ) -> None:
+        """`on_windows` is called with the number of windows just finished (for a progress bar)."""
+        self.settings = settings or EngineSettings()
+        self.device = resolve_device(self.settings.device)
+        self._on_windows = on_windows or (lambda _count: None)
+        self._batch_size = self.settings.batch_size
+
+    def run(
+        self,
+        source: Source,
+        plan: TilePlan,
+        model: PatchModel,
+        sink: Sink[R],
+        checkpoint: Path | None = None,
+    ) -> tuple[R, RunStats]:
+        """Run `model` over the windows of one plan; returns the sink's result and what happened.
+
+        With `checkpoint`, progress is saved there at intervals and at an interruption, and a run that finds a
+        checkpoint of the same source, plan and model continues after it. The caller deletes it once the result is safe.
+
+        Raises:
+            UsageError: if the plan's window or spacing is not the model's.
+        """
+        job = Job(source, plan, sink, checkpoint)
+        for _, result, stats in self.run_many([job], model):
+            return result, stats
+        raise AssertionError("a run yields exactly one result per job")
+
+    def run_many(
+        self, jobs: Iterable[Job[R]], model: PatchModel, pack: bool = False
+    ) -> Iterator[tuple[Job[R], R, RunStats]]:
+        """Run over several jobs, reading the next while the device still works on the last; yields each as it ends.
+
+        `jobs` is consumed lazily, so that a generator may open sources when their turn comes. With `pack`, one batch
+        may hold windows of several jobs, which is what many one-window images need; without it a job's batches are its
+        own, and its numbers cannot depend on its neighbours.
+        """
+        precision = resolve_precision(self.settings.precision, model, self.device)
+        self._batch_size = self.settings.batch_size
+        model.net.eval().to(self.device)
+        if len(model.window) == 2:
+            model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        buffers: list[torch.Tensor] = []
+        active: list[_Progress] = []
+        finished: deque[_Progress] = deque()
+        batches = self._batches(jobs, model, pack, active, finished)
+        reading: deque[_Batch] = deque()
+        running: deque[_Batch] = deque()
+        pool = ThreadPoolExecutor(self.settings.readers, thread_name_prefix="medvision-read")
+        try:
+            while True:
+                while len(reading) + len(running) < self.settings.buffers:
+                    parts = next(batches, None)
+                    if parts is None:
+                        break
+                    reading.append(self._start_reading(pool, buffers, parts, model))
+                if reading:
+                    batch = reading.popleft()
+                    for read in batch.reads:
+                        read.result()
+                    self._launch(batch, model, precision)
+                    running.append(batch)
+                # On a GPU the launch returns at once: collect the batch before, while this one computes.
+                if running and (len(running) > 1 or not reading):
+                    batch = running.popleft()
+                    self._collect(batch, finished)
+                    buffers.append(batch.buffer)
+                while finished:
+                    progress = finished.popleft()
+                    active.remove(progress)
+                    yield self._finish(progress, precision)
+                if not reading and not running:
+                    break
+        except BaseException:
+            # An interrupted job keeps what it has, so that the next run continues there.
+            for progress in active:
+                progress.save(now=True)
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _batches(
+        self,
+        jobs: Iterable[Job[Any]],
+        model: PatchModel,
+        pack: bool,
+        active: list[_Progress],
+        finished: deque[_Progress],
+    ) -> Iterator[list[tuple[_Progress, Int64Array]]]:
+        """Groups of at most a batch of windows, in storage order, with the jobs they belong to."""
+        size = self.settings.batch_size
+        held: list[tuple[_Progress, Int64Array]] = []
+        for job in jobs:
+            _check(job.plan, job.source, model)
+            progress, groups = self._begin(job, model, size)
+            active.append(progress)
+            if not groups:
+                finished.append(progress)
+            for group in groups:
+                if not pack:
+                    yield [(progress, group)]
+                    continue
+                room = size - sum(len(indices) for _, indices in held)
+                if len(group) > room:
+                    yield held
+                    held = []
+                held.append((progress, group))
+        if held:
+            yield held
+
+    def _begin(self, job: Job[Any], model: PatchModel, size: int) -> tuple[_Progress, list[Int64Array]]:
+        order = job.plan.storage_order()
+        groups = [order[k : k + size] for k in range(0, len(order), size)]
+        checkpoint, done, unread = None, 0, []
+        if job.checkpoint is not None:
+            key = {"plan": job.plan.digest, "model": model.digest, "batch_size": size}
+            checkpoint = Checkpoint(job.checkpoint, key, self.settings.checkpoint_seconds)
+            done, unread = checkpoint.restore(job.sink)
+        resumed = sum(len(group) for group in groups[:done])
+        self._on_windows(resumed)
+        left = groups[done:]
+        return _Progress(job, checkpoint, len(left), done, resumed, time.perf_counter(), unread), left
+
+    def _start_reading(
+        self,
+        pool: ThreadPoolExecutor,
+        buffers: list[torch.Tensor],
+        parts: list[tuple[_Progress, Int64Array]],
+        model: PatchModel,
+    ) -> _Batch:
+        channels = parts[0][0].job.source.channels
+        shape = (self.settings.batch_size, *model.window, channels)
+        fits = [k for k, spare in enumerate(buffers) if spare.shape == shape]
+        pinned = self.device.type == "cuda"
+        buffer = buffers.pop(fits[0]) if fits else torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        pixels = buffer.numpy()
+        items = [(p.job.source, p.job.plan, int(index)) for p, indices in parts for index in indices]
+        readable = np.ones(len(items), bool)
+        bounds = np.linspace(0, len(items), min(self.settings.readers, len(items)) + 1).astype(int)
+        reads = [
+            pool.submit(_fill, pixels, readable, items, int(a), int(b)) for a, b in itertools.pairwise(bounds)
+        ]
+        return _Batch(buffer, parts, readable, reads)
+
+    def _launch(self, batch: _Batch, model: PatchModel, precision: Precision) -> None:
+        """Run the model on the readable windows; on a GPU this returns before the result is there."""
+        count = len(batch.readable)
+        rows = np.flatnonzero(batch.readable)
+        if len(rows) == 0:
+            return
+        pixels = batch.buffer[:count] if len(rows) == count else batch.buffer[torch.from_numpy(rows)]
+        while True:
+            try:
+                chunks = torch.split(pixels, self._batch_size)
+                with torch.inference_mode(), autocast(self.device, precision):
+                    outputs = [model(chunk.to(self.device, non_blocking=True)) for chunk in chunks]
+                break
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or self._batch_size == 1:
+                    raise
+                self._batch_size = max(1, min(self._batch_size, len(rows)) // 2)
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
+        first = outputs[0]
+        if isinstance(first, list):
+            batch.outputs = [found for part in outputs for found in part]
+        else:
+            batch.outputs = torch.cat(outputs) if len(outputs) > 1 else first
+
+    def _collect(self, batch: _Batch, finished: deque[_Progress]) -> None:
+        """Wait for the outputs and hand them to the sinks."""
+        outputs = _to_host(batch.outputs)
+        batch.outputs = None
+        at, row = 0, 0
+        for progress, indices in batch.parts:
+            ok = batch.readable[at : at + len(indices)]
+            at += len(indices)
+            good = indices[ok]
+            if len(good):
+                progress.job.sink.add(_windows(progress.job.plan, good), outputs[row : row + len(good)])
+                row += len(good)
+            if not ok.all():
+                bad = indices[~ok]
+                progress.job.sink.unread(_windows(progress.job.plan, bad))
+                progress.unread.extend(int(index) for index in bad)
+            progress.batches_left -= 1
+            progress.batches_done += 1
+            progress.save()
+            if progress.batches_left == 0:
+                finished.append(progress)
+        self._on_windows(at)
+
+    def _finish(self, progress: _Progress, precision: Precision) -> tuple[Job[Any], Any, RunStats]:
+        stats = RunStats(
+            windows=len(progress.job.plan),
+            unread=tuple(sorted(progress.unread)),
+            resumed=progress.resumed,
+            batch_size=self._batch_size,
+            device=str(self.device),
+            precision=precision,
+            seconds=time.perf_counter() - progress.started,
+        )
+        return progress.job, progress.job.sink.finish(), stats
+
+
+def _fill(
+    pixels: npt.NDArray[np.uint8],
+    readable: npt.NDArray[np.bool_],
+    items: list[tuple[Source, TilePlan, int]],
+    start: int,
+    stop: int,
+) -> None:
+    """Read windows `start..stop` of a batch into their slots. A window that cannot be decoded is marked, not fatal."""
+    for slot in range(start, stop):
+        source, plan, index = items[slot]
+        box = plan.box(index)
+        try:
+            if plan.spacing is None:
+                pixels[slot] = source.read(box, 0)
+            else:
+                pixels[slot] = read_at(source, box, plan.spacing.mean)
+        except WindowUnreadableError:
+            readable[slot] = False
+
+
+def _check(plan: TilePlan, source: Source, model: PatchModel) -> None:
+    if plan.window != model.window:
+        raise UsageError(f"the plan's window {plan.window} is not the window of {model.name!r}: {model.window}")
+    if plan.spacing is not None and model.spacing is not None:
+        ratio = plan.spacing.mean / model.spacing.mean
+        if plan.spacing.unit != model.spacing.unit or not 0.98 < ratio < 1.02:
+            raise UsageError(f"the plan is at {plan.spacing}, but {model.name!r} wants {model.spacing}")
+    channels = len(model.normalisation.mean)
+    if source.channels != channels:
+        raise UsageError(f"{source.path}: {source.channels} channels, but {model.name!r} wants {channels}")
+
+
+def _windows(plan: TilePlan, indices: Int64Array) -> Windows:
+    return Windows(indices, plan.boxes[indices], plan.cores[indices])
+
+
+def _to_host(outputs: torch.Tensor | list[dict[str, torch.Tensor]] | None) -> Outputs:
+    if outputs is None:
+        return np.zeros((0,), np.float32)
+    if isinstance(outputs, list):
+        return [{name: value.float().cpu().numpy() for name, value in found.items()} for found in outputs]
+    return outputs.float().cpu().numpy()

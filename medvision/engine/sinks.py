@@ -1,0 +1,222 @@
+"""Where outputs go: each sink turns a stream of window outputs, in any order, into one result.
+
+A sink never depends on the order or the grouping in which windows arrive. `state()` and `restore()` carry its progress
+over a restart; they hold plain arrays, so a checkpoint is an `.npz` file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from medvision.core.errors import UsageError
+from medvision.core.geometry import Box, Spacing
+from medvision.core.results import FloatArray, Found, Raster, Table
+from medvision.engine.plan import Int64Array, TilePlan
+
+R_co = TypeVar("R_co", covariant=True)
+State = dict[str, npt.NDArray[np.generic]]
+Outputs = FloatArray | list[dict[str, FloatArray]]
+"""What a model gives for a batch: an array `(n, ...)`, or for detectors one dictionary of arrays per window."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Windows:
+    """A group of windows: their indices in the plan, and their boxes and cores `(n, 2, axes)`."""
+
+    index: Int64Array
+    boxes: Int64Array
+    cores: Int64Array
+
+
+class Sink(Protocol[R_co]):
+    """Collects outputs of windows and assembles the result."""
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Take the outputs of a group of windows."""
+
+    def unread(self, windows: Windows) -> None:
+        """Take note that these windows could not be read."""
+
+    def finish(self) -> R_co:
+        """The result."""
+
+    def state(self) -> State:
+        """Progress so far, as arrays."""
+
+    def restore(self, state: State) -> None:
+        """Continue from a saved state."""
+
+
+class RasterSink:
+    """Scores `(n, channels)` of a grid plan, one raster cell per window; cells never reached stay NaN."""
+
+    def __init__(self, plan: TilePlan, channels: tuple[str, ...]) -> None:
+        if plan.lattice is None or plan.cells is None:
+            raise UsageError("a raster needs a grid plan: only its windows lie on a lattice of cells")
+        self._plan, self._lattice, self._cells = plan, plan.lattice, plan.cells
+        self._channels = channels
+        self._values = np.full((int(np.prod(plan.lattice.shape)), len(channels)), np.nan, np.float32)
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Write each window's scores into its cell."""
+        self._values[self._cells[windows.index]] = _array(outputs).reshape(len(windows.index), -1)
+
+    def unread(self, windows: Windows) -> None:
+        """Leave the cells NaN."""
+        self._values[self._cells[windows.index]] = np.nan
+
+    def finish(self) -> Raster:
+        """The raster, in physical units where the plan has them, else in pixels declared as micrometres of side 1."""
+        axes = len(self._lattice.shape)
+        base = self._plan.spacing or Spacing((1.0,) * axes)
+        return Raster(
+            values=self._values.reshape(*self._lattice.shape, len(self._channels)),
+            spacing=base.scaled(tuple(float(c) for c in self._lattice.cell)),
+            channels=self._channels,
+            offset=(0.0,) * axes,
+            extent=tuple(n * s for n, s in zip(self._plan.extent, base.values, strict=True)),
+        )
+
+    def state(self) -> State:
+        """The values so far."""
+        return {"values": self._values}
+
+    def restore(self, state: State) -> None:
+        """Take the values back."""
+        self._values[...] = state["values"].astype(np.float32)
+
+
+class TableSink:
+    """Vectors `(n, columns)`, one row per window in the plan's order; rows never reached are NaN."""
+
+    def __init__(self, plan: TilePlan, columns: tuple[str, ...]) -> None:
+        self._plan, self._columns = plan, columns
+        self._rows = np.full((len(plan), len(columns)), np.nan, np.float32)
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Write each window's vector into its row."""
+        self._rows[windows.index] = _array(outputs).reshape(len(windows.index), -1)
+
+    def unread(self, windows: Windows) -> None:
+        """Leave the rows NaN."""
+        self._rows[windows.index] = np.nan
+
+    def finish(self) -> Table:
+        """The table; boxes are the windows' cores in plan pixels."""
+        columns = {name: self._rows[:, k] for k, name in enumerate(self._columns)}
+        return Table(np.arange(len(self._plan), dtype=np.int64), self._plan.cores, columns)
+
+    def state(self) -> State:
+        """The rows so far."""
+        return {"rows": self._rows}
+
+    def restore(self, state: State) -> None:
+        """Take the rows back."""
+        self._rows[...] = state["rows"].astype(np.float32)
+
+
+class ImageSink:
+    """Arrays `(n, channels, *out)` stitched into one `(*extent, channels)` image: each window contributes its core.
+
+    The output may be smaller than the window (a network without padding): it is then taken as centred in it, and must
+    cover the core. What no window covered stays `fill`.
+    """
+
+    def __init__(self, plan: TilePlan, channels: int, fill: float = np.nan) -> None:
+        self._plan = plan
+        self._image = np.full((*plan.extent, channels), fill, np.float32)
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Cut each output to its window's core and put it in place."""
+        arrays = _array(outputs)
+        for box, core, array in zip(windows.boxes, windows.cores, arrays, strict=True):
+            margin = (np.array(self._plan.window) - array.shape[1:]) // 2
+            inner = Box(tuple((core[0] - box[0] - margin).tolist()), tuple((core[1] - box[0] - margin).tolist()))
+            if min(inner.start) < 0 or any(b > n for b, n in zip(inner.stop, array.shape[1:], strict=True)):
+                raise UsageError(f"an output of shape {array.shape[1:]} does not cover its core; enlarge the halo")
+            outer = Box(tuple(core[0].tolist()), tuple(core[1].tolist()))
+            self._image[outer.slices()] = np.moveaxis(array[(slice(None), *inner.slices())], 0, -1)
+
+    def unread(self, windows: Windows) -> None:
+        """Leave the core at the fill value."""
+
+    def finish(self) -> FloatArray:
+        """The stitched image."""
+        return self._image
+
+    def state(self) -> State:
+        """The image so far."""
+        return {"image": self._image}
+
+    def restore(self, state: State) -> None:
+        """Take the image back."""
+        self._image[...] = state["image"].astype(np.float32)
+
+
+class ObjectSink:
+    """Detections per window, kept only by the window whose core holds the object's centre, so none counts twice.
+
+    Each output is a dictionary with `boxes` (k, 2, axes) relative to the window, `scores` (k,) and `labels` (k,).
+    """
+
+    def __init__(self, plan: TilePlan) -> None:
+        self._plan = plan
+        self._found: dict[int, tuple[FloatArray, FloatArray, FloatArray]] = {}
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Keep the objects whose centre lies in the core. A window added again replaces what it gave before."""
+        if not isinstance(outputs, list):
+            raise UsageError("an object sink takes one dictionary of boxes, scores and labels per window")
+        for index, box, core, found in zip(windows.index, windows.boxes, windows.cores, outputs, strict=True):
+            placed = found["boxes"].astype(np.float64) + box[0]
+            centre = placed.mean(axis=1)
+            mine = np.all((centre >= core[0]) & (centre < core[1]), axis=1)
+            self._found[int(index)] = (
+                placed[mine].astype(np.float32),
+                found["scores"][mine].astype(np.float32),
+                found["labels"][mine].astype(np.float32),
+            )
+
+    def unread(self, windows: Windows) -> None:
+        """A window that could not be read holds no objects."""
+
+    def finish(self) -> Found:
+        """All objects, the most certain first; ties in array order of their boxes, so that input order is forgotten."""
+        state = self.state()
+        boxes = state["boxes"].astype(np.float64)
+        scores, labels = state["scores"].astype(np.float32), state["labels"].astype(np.int64)
+        flat = boxes.reshape(len(boxes), -1)
+        order = np.lexsort([*(flat[:, k] for k in reversed(range(flat.shape[1]))), -scores])
+        return Found(boxes[order], scores[order], labels[order])
+
+    def state(self) -> State:
+        """Objects so far, with the index of the window that owns each."""
+        axes = len(self._plan.extent)
+        indices = sorted(self._found)
+        rows = [self._found[index] for index in indices]
+        counts = [len(row[1]) for row in rows]
+        return {
+            "boxes": np.concatenate([np.zeros((0, 2, axes), np.float32), *(row[0] for row in rows)]),
+            "scores": np.concatenate([np.zeros(0, np.float32), *(row[1] for row in rows)]),
+            "labels": np.concatenate([np.zeros(0, np.float32), *(row[2] for row in rows)]),
+            "owners": np.repeat(np.array(indices, np.int64), counts),
+        }
+
+    def restore(self, state: State) -> None:
+        """Take the objects back."""
+        boxes, scores, labels = (state[name].astype(np.float32) for name in ("boxes", "scores", "labels"))
+        owners = state["owners"].astype(np.int64)
+        self._found = {
+            int(owner): (boxes[owners == owner], scores[owners == owner], labels[owners == owner])
+            for owner in np.unique(owners)
+        }
+
+
+def _array(outputs: Outputs) -> FloatArray:
+    if isinstance(outputs, list):
+        raise UsageError("this sink takes arrays, and the model gives objects")
+    return outputs
