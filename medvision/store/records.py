@@ -130,3 +130,28 @@ class RunRecord(Record):
     tiles_per_second: float | None
     command: str
     warnings: tuple[str, ...] = ()
+
+
+Status = Literal["done", "unchanged", "resumed", "no tissue", "QC rejected", "failed"]
+
+
+class SlideOutcome(Record):
+    """One line of a run: what became of a slide. A failed slide is a result like any other, with its reason."""
+
+    slide: str
+    """Path as it was given."""
+    name: str
+    """Name of its folder below the output folder."""
+    status: Status
+    reason: str = ""
+    probability: float | None = None
+    label: Literal["positive", "negative"] | None = None
+    regions: int = 0
+    windows: int = 0
+    unread: int = 0
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """True where the slide has a result that answers the question asked."""
+        return self.status in ("done", "unchanged", "resumed", "no tissue")
