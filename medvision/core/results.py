@@ -35,7 +35,7 @@ class Raster:
     @property
     def coverage(self) -> npt.NDArray[np.bool_]:
         """True where the cell holds values."""
-        return ~np.isnan(self.values).any(axis=-1)
+        return np.logical_not(np.isnan(self.values).any(axis=-1))
 
     def channel(self, name: str) -> FloatArray:
         """Values of one channel, without the channel axis."""

@@ -1,0 +1,83 @@
+# `make demo` runs the main job, `make test` the tests. Each makes .venv when it is absent or out of date.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEMO ?= demo
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# One thread per test process: the processes share the cores. No tool reports home.
+export OMP_NUM_THREADS ?= 1
+export DO_NOT_TRACK := 1
+export NO_MKDOCS_2_WARNING := 1
+
+.PHONY: help demo test test-all lint format docs bench install clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+demo: $(STAMP) ## make four slides, analyse them, and print where the reports are
+	$(BIN)/medvision demo --out $(DEMO)
+
+test: $(STAMP) lint ## style, types, layers, and all tests but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP) lint ## the slow tests too
+	$(PYTEST)
+
+lint: $(STAMP) ## style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## rewrite the sources in the project's style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(STAMP) ## build the documentation into site/; a warning is an error
+	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP) ## measure start-up, speed and memory, as in docs/results.md
+	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+install: $(STAMP) ## make .venv and nothing else
+
+clean: ## remove .venv and everything that can be made again
+	rm -rf $(VENV) build dist site *.egg-info $(DEMO) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "medvision needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),test) PYTHON=python3.12" >&2; exit 1; }
+	@if [ -x $(BIN)/python ] && $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	  echo "updating $(VENV)"; \
+	else \
+	  rm -rf $(VENV); \
+	  if $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	    $(PYTHON) -m venv $(VENV); \
+	  elif $(PYTHON) -m virtualenv --version >/dev/null 2>&1; then \
+	    $(PYTHON) -m virtualenv --quiet $(VENV); \
+	  elif $(PYTHON) -c 'import venv, pip' 2>/dev/null; then \
+	    $(PYTHON) -m venv --without-pip $(VENV); \
+	    $(PYTHON) -m pip --quiet --python $(BIN)/python install pip; \
+	  elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "this Python cannot make virtual environments: installing the Debian package python3-venv"; \
+	    apt-get update -qq; \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; \
+	    $(PYTHON) -m venv $(VENV); \
+	  else \
+	    echo "$(PYTHON) cannot make virtual environments. On Debian or Ubuntu: sudo apt-get install python3-venv" >&2; \
+	    exit 1; \
+	  fi; \
+	fi
+	@echo "installing into $(VENV) what constraints.txt names: some 6 GB, a few minutes"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
