@@ -1,0 +1,222 @@
+"""How well scores rank cases and how far they are probabilities, with intervals.
+
+Labels are 0/1 or bool, scores any finite floats, both of shape (n,). Everything is a pure function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm, rankdata
+
+from medvision.core.errors import UsageError
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class RocCurve:
+    """Points of a ROC curve from (0, 0) to (1, 1). `thresholds[i]` calls a case positive at or above; first is inf."""
+
+    false_positive_rate: Floats
+    sensitivity: Floats
+    thresholds: Floats
+
+
+def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Area under the ROC curve: the chance that a positive case outscores a negative one, ties counting half.
+
+    AUC = (sum of the positives' ranks - n1 (n1 + 1) / 2) / (n1 n0), with mid-ranks for ties (Mann-Whitney).
+
+    Raises:
+        UsageError: if a class is absent, shapes differ, or a score is not finite.
+
+    >>> roc_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
+    0.75
+    """
+    y, s = _checked(labels, scores)
+    positives = int(y.sum())
+    negatives = len(y) - positives
+    return float((rankdata(s)[y].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> RocCurve:
+    """The ROC curve, one point per distinct score and the origin.
+
+    Raises:
+        UsageError: as `roc_auc`.
+    """
+    y, s = _checked(labels, scores)
+    thresholds, true, false = _counts_at_thresholds(y, s)
+    return RocCurve(
+        np.concatenate([[0.0], false / false[-1]]),
+        np.concatenate([[0.0], true / true[-1]]),
+        np.concatenate([[np.inf], thresholds]),
+    )
+
+
+def delong_interval(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
+    """Normal interval of the AUC with DeLong's variance (DeLong 1988, ranks after Sun and Xu 2014), cut to [0, 1].
+
+    With perfect separation the variance estimate is zero and the interval a point: report the bootstrap or the number
+    of cases beside it.
+
+    Raises:
+        UsageError: as `roc_auc`, and if a class has fewer than two cases.
+    """
+    y, s = _checked(labels, scores)
+    positive, negative = s[y], s[~y]
+    if min(len(positive), len(negative)) < 2:
+        raise UsageError(
+            f"DeLong's variance needs two cases of each class; got {len(positive)} positive, {len(negative)} negative"
+        )
+    among_all = rankdata(np.concatenate([positive, negative]))
+    # Share of the other class that each case beats: its placement value.
+    v10 = (among_all[: len(positive)] - rankdata(positive)) / len(negative)
+    v01 = 1 - (among_all[len(positive) :] - rankdata(negative)) / len(positive)
+    half = norm.ppf((1 + level) / 2) * np.sqrt(
+        v10.var(ddof=1) / len(positive) + v01.var(ddof=1) / len(negative)
+    )
+    auc = v10.mean()
+    return float(max(0.0, auc - half)), float(min(1.0, auc + half))
+
+
+def bootstrap_interval(
+    statistic: Callable[..., float],
+    *arrays: npt.ArrayLike,
+    n: int = 1000,
+    seed: int = 0,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of `statistic(*arrays)`, resampling cases along the first axis.
+
+    With `groups` (one label per case, such as its slide or patient) whole groups are drawn, as cases of one group are
+    not independent. Resamples on which the statistic raises `UsageError` (a class is absent) are left out.
+
+    Args:
+        statistic: maps the resampled arrays to a float.
+        arrays: equally long along their first axis.
+        n: number of resamples.
+        seed: equal seeds give equal intervals.
+        groups: shape (cases,), anything that sorts.
+        level: coverage of the interval.
+
+    Raises:
+        UsageError: if lengths differ, the statistic is undefined on the arrays themselves, or on half of the resamples.
+    """
+    data = [np.asarray(a) for a in arrays]
+    cases = len(data[0]) if data else 0
+    if cases == 0 or any(len(a) != cases for a in data):
+        raise UsageError(f"bootstrap needs arrays of one common length above 0; got {[len(a) for a in data]}")
+    statistic(*data)
+    members = _members(groups, cases)
+    random = np.random.default_rng(seed)
+    values = []
+    for _ in range(n):
+        drawn = random.integers(0, len(members), len(members))
+        index = np.concatenate([members[i] for i in drawn]) if groups is not None else drawn
+        try:
+            values.append(statistic(*(a[index] for a in data)))
+        except UsageError:
+            continue
+    if 2 * len(values) < n:
+        raise UsageError(
+            f"the statistic is undefined on {n - len(values)} of {n} resamples: too few cases of a class"
+        )
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+    """Area under the precision-recall steps: AP = sum over thresholds of (R_n - R_(n-1)) P_n, without interpolation.
+
+    Raises:
+        UsageError: if there is no positive case, shapes differ, or a score is not finite.
+    """
+    y, s = _checked(labels, scores, both_classes=False)
+    if not y.any():
+        raise UsageError(f"average precision needs a positive case; got {len(y)} negative ones")
+    _, true, false = _counts_at_thresholds(y, s)
+    recall = true / true[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * true / (true + false)))
+
+
+def brier(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
+    """Mean squared difference of probability and outcome: 0 is perfect, 0.25 is what a constant 0.5 gets (Brier 1950).
+
+    Raises:
+        UsageError: if there is no case, shapes differ, or a probability lies outside [0, 1].
+    """
+    y, p = _checked_probabilities(labels, probabilities)
+    return float(np.mean((p - y) ** 2))
+
+
+def expected_calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 15) -> float:
+    """Mean gap of mean probability and share of positives over equal-width bins, weighted by cases (Naeini 2015).
+
+    Bins are half-open [a, b), the last one closed. The probability is that of the positive class.
+
+    Raises:
+        UsageError: as `brier`, and if `bins` is below 1.
+    """
+    y, p = _checked_probabilities(labels, probabilities)
+    if bins < 1:
+        raise UsageError(f"calibration needs at least 1 bin; got {bins}")
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.minimum(np.searchsorted(edges, p, side="right") - 1, bins - 1)
+    gap = np.bincount(index, weights=p, minlength=bins) - np.bincount(index, weights=y, minlength=bins)
+    return float(np.abs(gap).sum() / len(y))
+
+
+def _counts_at_thresholds(y: Bools, s: Floats) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Distinct scores, falling, and how many positives and negatives score at or above each."""
+    order = np.argsort(-s, kind="stable")
+    y, s = y[order], s[order]
+    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)
+    true = np.cumsum(y, dtype=np.int64)[last]
+    return s[last], true, last + 1 - true
+
+
+def _members(groups: npt.ArrayLike | None, cases: int) -> list[npt.NDArray[np.intp]] | npt.NDArray[np.intp]:
+    """Indices of the cases of each group."""
+    if groups is None:
+        return np.arange(cases)
+    given = np.asarray(groups)
+    if given.shape != (cases,):
+        raise UsageError(f"groups of shape {given.shape} for {cases} cases")
+    _, inverse = np.unique(given, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
+
+
+def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike, both_classes: bool = True) -> tuple[Bools, Floats]:
+    given: npt.NDArray[Any] = np.asarray(labels)
+    s = np.asarray(scores, dtype=np.float64)
+    if given.ndim != 1 or given.shape != s.shape or len(s) == 0:
+        raise UsageError(
+            f"labels of shape {given.shape} and scores of shape {s.shape}; both must be (n,), n above 0"
+        )
+    if not np.isin(given, (0, 1)).all():
+        raise UsageError(f"labels must be 0 or 1; got {sorted(set(given.tolist()))[:5]}")
+    if not np.isfinite(s).all():
+        raise UsageError(f"{np.count_nonzero(~np.isfinite(s))} of {len(s)} scores are not finite")
+    y = given.astype(bool)
+    if both_classes and (y.all() or not y.any()):
+        raise UsageError(
+            f"ranking needs both classes; got {y.sum()} positive and {len(y) - y.sum()} negative cases"
+        )
+    return y, s
+
+
+def _checked_probabilities(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Bools, Floats]:
+    y, p = _checked(labels, probabilities, both_classes=False)
+    if p.min() < 0 or p.max() > 1:
+        raise UsageError(f"probabilities must lie in [0, 1]; got {p.min():g} to {p.max():g}")
+    return y, p
