@@ -44,6 +44,8 @@ class PatchModel:
     positive: str | None = None
     precisions: tuple[str, ...] = ("float32",)
     version: str = ""
+    calibration: str = "uncalibrated"
+    """How scores became probabilities, in words for the report."""
     card: str = ""
     """Path-free text of the model card: data, licence, measured performance, intended use."""
 

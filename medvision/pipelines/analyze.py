@@ -1,0 +1,394 @@
+"""The main job: one slide to a heatmap, lesion regions, a slide score, and a report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from medvision.core.digest import digest_json
+from medvision.core.errors import MedvisionError, StoreError, UnreadableSourceError
+from medvision.engine.contract import PatchModel
+from medvision.engine.device import resolve_precision
+from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
+from medvision.models import load_model
+from medvision.pipelines.heatmap import (
+    Overview,
+    compute_heatmap,
+    locate_tissue,
+    plan_heatmap,
+    read_overview,
+)
+from medvision.pipelines.slide_result import (
+    SlideFindings,
+    describe_tissue,
+    interpret,
+    measure_quality,
+    write_crops,
+    write_pictures,
+)
+from medvision.report import render_reports
+from medvision.sources import open_source
+from medvision.sources.base import Source
+from medvision.store import (
+    ResultStore,
+    atomic_write,
+    code_digest,
+    new_run_id,
+    safe_name,
+    software_versions,
+    utc_now,
+)
+from medvision.store.records import (
+    ModelInfo,
+    QcMeasure,
+    Record,
+    RunRecord,
+    SlideInfo,
+    SlideOutcome,
+    SlideResult,
+    Status,
+    Verdict,
+)
+
+RESULT = "result.json"
+RUN = "run.json"
+
+
+class AnalyzeConfig(Record):
+    """Parameters of an analysis, shared by the command line, the flow and the library."""
+
+    model: str = "camelyon-mini"
+    weights: Path | None = None
+    classes: tuple[str, ...] | None = None
+    positive: str | None = None
+    spacing: float | None = Field(None, gt=0)
+    """µm/px at which the model looks, for a network whose contract does not say."""
+    window: int | None = Field(None, ge=8)
+    """Side of the window in pixels, for a network whose contract does not say."""
+    slide_spacing: float | None = Field(None, gt=0)
+    """Level-0 µm/px of the slide, where the file states none or a wrong one."""
+    stride: int | None = Field(None, ge=1)
+    """Pixels at the model's spacing from one heatmap cell to the next; None is half the window."""
+    threshold: float = Field(0.5, ge=0, le=1)
+    minimum_tissue: float = Field(0.1, ge=0, le=1)
+    unread_limit: float = Field(0.05, ge=0, le=1)
+    """Share of windows that may be unreadable before the slide counts as failed."""
+    reject_on_qc: bool = False
+    """Whether a failed quality measure rejects the slide rather than being shown as a warning."""
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = Field(32, ge=1)
+    readers: int = Field(2, ge=1)
+
+    @field_validator("weights", mode="before")
+    @classmethod
+    def _expand(cls, value: object) -> object:
+        return Path(value).expanduser() if isinstance(value, str) else value
+
+    def findings_fields(self) -> dict[str, str | int | float | bool | None]:
+        """The parameters that change a result; where and how fast it was computed does not."""
+        return {
+            "model": self.model,
+            "classes": None if self.classes is None else ",".join(self.classes),
+            "positive": self.positive,
+            "spacing": self.spacing,
+            "window": self.window,
+            "slide_spacing": self.slide_spacing,
+            "stride": self.stride,
+            "threshold": self.threshold,
+            "minimum_tissue": self.minimum_tissue,
+            "unread_limit": self.unread_limit,
+            "reject_on_qc": self.reject_on_qc,
+        }
+
+
+@lru_cache(maxsize=2)
+def model_for(
+    model: str,
+    weights: Path | None,
+    classes: tuple[str, ...] | None,
+    spacing: float | None,
+    window: int | None,
+    positive: str | None,
+) -> PatchModel:
+    """The model of a configuration, loaded once per process."""
+    return load_model(
+        model, weights=weights, classes=classes, spacing_um=spacing, window_px=window, positive=positive
+    )
+
+
+def configured_model(config: AnalyzeConfig) -> PatchModel:
+    """The model that `config` names.
+
+    Raises:
+        UnknownNameError, WeightsError, UsageError: if it cannot be had; the message says what to pass.
+    """
+    return model_for(
+        config.model, config.weights, config.classes, config.spacing, config.window, config.positive
+    )
+
+
+def analyze_slides(
+    slides: Sequence[Path],
+    out: Path,
+    config: AnalyzeConfig,
+    on_plan: Callable[[str, int], None] | None = None,
+    on_windows: Callable[[int], None] | None = None,
+) -> Iterator[SlideOutcome]:
+    """Analyse slides one after the other into folders below `out`; a slide that fails does not stop the others.
+
+    `on_plan(name, windows)` is told of each slide's size before it runs, `on_windows(count)` of windows done.
+
+    Raises:
+        MedvisionError: before the first slide, if the model or the device cannot be had.
+    """
+    configured_model(config)
+    for slide in slides:
+        yield analyze_slide(slide, out, config, on_plan, on_windows)
+
+
+def analyze_slide(
+    slide: Path,
+    out: Path,
+    config: AnalyzeConfig,
+    on_plan: Callable[[str, int], None] | None = None,
+    on_windows: Callable[[int], None] | None = None,
+) -> SlideOutcome:
+    """Analyse one slide into `out/<name>/`: the record, the rasters, the pictures, the report.
+
+    A result of the same slide content, weights, configuration and code that verifies is kept ("unchanged"). What goes
+    wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
+    """
+    model = configured_model(config)
+    engine = PatchEngine(
+        EngineSettings(config.device, config.batch_size, config.readers, config.precision), on_windows
+    )
+    resolve_precision(config.precision, model, engine.device)
+    started = time.perf_counter()
+    name = safe_name(slide)
+    try:
+        source = open_source(slide, config.slide_spacing)
+        try:
+            return _Analysis(slide, name, out, config, model, engine, source, on_plan).outcome(started)
+        finally:
+            source.close()
+    except (MedvisionError, OSError, MemoryError) as error:
+        return SlideOutcome(
+            slide=str(slide),
+            name=name,
+            status="failed",
+            reason=str(error) or type(error).__name__,
+            seconds=round(time.perf_counter() - started, 3),
+        )
+
+
+@dataclass(eq=False)
+class _Analysis:
+    """One slide being analysed."""
+
+    slide: Path
+    name: str
+    out: Path
+    config: AnalyzeConfig
+    model: PatchModel
+    engine: PatchEngine
+    source: Source
+    on_plan: Callable[[str, int], None] | None
+    stats: RunStats | None = None
+
+    def outcome(self, started: float) -> SlideOutcome:
+        """Make or find the result, render the report, and say what became of the slide."""
+        began = utc_now()
+        entry = ResultStore(self.out).get_or_make(self.name, self._spec(), self._make)
+        result = SlideResult.model_validate_json((entry.folder / RESULT).read_bytes())
+        seconds = time.perf_counter() - started
+        if entry.made:
+            record = self._run_record(began, seconds)
+            atomic_write(entry.folder / RUN, record.model_dump_json(indent=2).encode())
+            render_reports(entry.folder)
+        return SlideOutcome(
+            slide=str(self.slide),
+            name=self.name,
+            status=_status(result.verdict, entry.made, self.stats),
+            reason=result.reason,
+            probability=result.probability,
+            label=result.label,
+            regions=len(result.regions),
+            windows=result.heatmap.windows if result.heatmap else 0,
+            unread=result.heatmap.unread if result.heatmap else 0,
+            seconds=round(seconds, 3),
+        )
+
+    def _spec(self) -> dict[str, object]:
+        """Everything that the result depends on."""
+        precision = resolve_precision(self.config.precision, self.model, self.engine.device)
+        return {
+            "kind": "analyze",
+            "slide": self.source.id,
+            "name": self.slide.name,
+            "model": self.model.digest,
+            "config": self.config.findings_fields(),
+            "precision": precision,
+            "code": code_digest(),
+        }
+
+    def _make(self, folder: Path) -> None:
+        """Compute everything and write it into `folder`, which the store then puts in place at once."""
+        overview = read_overview(self.source)
+        tissue = locate_tissue(overview)
+        plan = plan_heatmap(
+            self.source, self.model, tissue, overview, self.config.stride, self.config.minimum_tissue
+        )
+        if self.on_plan is not None:
+            self.on_plan(self.name, len(plan))
+        quality = measure_quality(self.source, tissue, overview) if len(plan) else ()
+        findings, raster = None, None
+        if len(plan):
+            checkpoint = self.out / f".{self.name}.progress.npz"
+            raster, stats = compute_heatmap(self.engine, self.source, plan, self.model, checkpoint)
+            self.stats = stats
+            self._refuse_unread(stats)
+            findings = interpret(raster, stats, self.model, self.source, self.config.threshold, folder)
+        positive = self.model.positive or self.model.classes[-1]
+        images, thumbnail_um = write_pictures(self.source, overview, tissue, raster, positive, folder)
+        result = self._result(overview, findings, quality, images, thumbnail_um)
+        if findings is not None:
+            result = result.model_copy(update={"regions": write_crops(self.source, findings.regions, folder)})
+        result = result.model_copy(update={"tissue": describe_tissue(tissue, overview)})
+        (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if len(plan):
+            checkpoint.unlink(missing_ok=True)
+
+    def _refuse_unread(self, stats: RunStats) -> None:
+        share = len(stats.unread) / max(stats.windows, 1)
+        if share > self.config.unread_limit:
+            raise UnreadableSourceError(
+                f"{self.slide}: {len(stats.unread)} of {stats.windows} windows ({share:.1%}) could not be decoded, "
+                f"more than the limit of {self.config.unread_limit:.0%}"
+            )
+
+    def _result(
+        self,
+        overview: Overview,
+        findings: SlideFindings | None,
+        quality: tuple[QcMeasure, ...],
+        images: dict[str, str],
+        thumbnail_um: float,
+    ) -> SlideResult:
+        verdict, reason = self._verdict(findings, quality)
+        probability = findings.probability if findings else None
+        judged = verdict == "done" and probability is not None
+        label = None
+        if judged and probability is not None:
+            label = "positive" if probability >= self.config.threshold else "negative"
+        fields = self.config.findings_fields()
+        return SlideResult(
+            verdict=verdict,
+            reason=reason,
+            slide=_slide_info(self.source, self.slide),
+            model=_model_info(self.model),
+            config=fields,
+            config_digest=digest_json(fields),
+            software=software_versions(),
+            threshold=self.config.threshold,
+            probability=probability,
+            score_rule=findings.score_rule if findings else "",
+            label=label,  # type: ignore[arg-type]
+            heatmap=findings.heatmap if findings else None,
+            tissue=None,
+            qc=quality,
+            limits=_limits(overview, findings, self.config),
+            images=images,
+            thumbnail_spacing_um=thumbnail_um,
+        )
+
+    def _verdict(
+        self, findings: SlideFindings | None, quality: tuple[QcMeasure, ...]
+    ) -> tuple[Verdict, str]:
+        if findings is None:
+            return "no tissue", "no tissue was found on this slide, so no window was scored"
+        failed = [measure.name for measure in quality if not measure.ok]
+        if failed and self.config.reject_on_qc:
+            return "QC rejected", f"outside the limits: {', '.join(failed)}"
+        return "done", ""
+
+    def _run_record(self, began: str, seconds: float) -> RunRecord:
+        stats = self.stats
+        return RunRecord(
+            run_id=new_run_id(),
+            started_utc=began,
+            finished_utc=utc_now(),
+            seconds=round(seconds, 3),
+            device=stats.device if stats else str(self.engine.device),
+            batch_size=stats.batch_size if stats else self.config.batch_size,
+            precision=stats.precision if stats else "float32",
+            tiles_per_second=round(stats.windows_per_second, 1) if stats else None,
+            command=shlex.join(["medvision", *sys.argv[1:]]) if sys.argv else "",
+        )
+
+
+def _status(verdict: Verdict, made: bool, stats: RunStats | None) -> Status:
+    if verdict != "done":
+        return verdict
+    if not made:
+        return "unchanged"
+    return "resumed" if stats is not None and stats.resumed else "done"
+
+
+def _slide_info(source: Source, slide: Path) -> SlideInfo:
+    spacing = source.spacing
+    rows, columns = source.levels[0].shape
+    return SlideInfo(
+        name=slide.name,
+        digest=source.id,
+        reader=source.reader,
+        reader_reason=source.why,
+        vendor=source.vendor,
+        shape=(rows, columns),
+        levels=len(source.levels),
+        spacing_um=None if spacing is None else (spacing.values[0], spacing.values[1]),
+        spacing_origin=None if spacing is None else spacing.origin,
+        metadata=dict(source.metadata),
+    )
+
+
+def _model_info(model: PatchModel) -> ModelInfo:
+    if model.spacing is None:
+        raise StoreError(f"model {model.name!r} states no spacing")
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        digest=model.digest,
+        classes=model.classes,
+        positive=model.positive or model.classes[-1],
+        window_px=(model.window[0], model.window[1]),
+        spacing_um=model.spacing.mean,
+        calibration=model.calibration,
+        card=model.card,
+    )
+
+
+def _limits(overview: Overview, findings: SlideFindings | None, config: AnalyzeConfig) -> tuple[str, ...]:
+    """Sentences on what the result does not cover."""
+    notes = []
+    if overview.unread:
+        notes.append(
+            f"{overview.unread:.1%} of the overview could not be decoded; tissue there was not looked at."
+        )
+    if findings is not None:
+        if findings.heatmap.unread:
+            notes.append(
+                f"{findings.heatmap.unread} of {findings.heatmap.windows} windows could not be decoded and were not scored."
+            )
+        cell = findings.heatmap.stride_um
+        notes.append(
+            f"Cells with less than {config.minimum_tissue:.0%} tissue were not scored; sizes are exact to one cell ({cell:g} µm)."
+        )
+    return tuple(notes)

@@ -1,0 +1,194 @@
+"""From a probability raster to what a pathologist reads: regions, measures, pictures, and the record of them all."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from medvision.core.errors import WindowUnreadableError
+from medvision.core.geometry import Box
+from medvision.core.results import Raster
+from medvision.engine.contract import PatchModel
+from medvision.engine.engine import RunStats
+from medvision.ops.components import RegionShape, find_regions, slide_score
+from medvision.ops.overlay import cells_to_pixels, colourise
+from medvision.ops.quality import assess, blur
+from medvision.ops.tissue import Tissue
+from medvision.pipelines.heatmap import Overview, sample_windows
+from medvision.sources.annotations import Annotation, write_geojson
+from medvision.sources.base import Source
+from medvision.sources.resample import read_at
+from medvision.sources.write import write_raster
+from medvision.store.records import HeatmapInfo, QcMeasure, Region, TissueInfo
+
+HEATMAP = "heatmap.ome.tiff"
+GEOJSON = "regions.geojson"
+DETECTIONS = "detections.csv"
+THUMBNAIL_SIDE = 1400
+CROPS = 6
+CROP_UM = 256.0
+CROP_PX = 512
+_POSITIVE_COLOUR = (200, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class SlideFindings:
+    """What the raster says, in the terms of the record."""
+
+    probability: float | None
+    score_rule: str
+    regions: tuple[Region, ...]
+    heatmap: HeatmapInfo
+
+
+def describe_tissue(tissue: Tissue, overview: Overview) -> TissueInfo:
+    """Area and share of the tissue, with all that made the mask."""
+    pixel_mm2 = (overview.spacing_um / 1000) ** 2
+    return TissueInfo(
+        area_mm2=round(float(tissue.mask.sum()) * pixel_mm2, 4),
+        share=round(float(tissue.mask.mean()), 6),
+        method=tissue.method,
+        thresholds={name: round(float(value), 6) for name, value in tissue.thresholds.items()},
+    )
+
+
+def measure_quality(source: Source, tissue: Tissue, overview: Overview) -> tuple[QcMeasure, ...]:
+    """The overview's measures, and sharpness on windows at 1 µm/px (or level 0 where that is coarser)."""
+    measures = list(assess(overview.image, tissue, overview.spacing_um))
+    finest = source.spacing.mean if source.spacing is not None else 1.0
+    spacing_um = max(1.0, finest)
+    windows = sample_windows(source, tissue, overview, spacing_um)
+    if len(windows):
+        measures.append(blur(windows, spacing_um))
+    return tuple(QcMeasure(**asdict(measure)) for measure in measures)
+
+
+def interpret(
+    raster: Raster, stats: RunStats, model: PatchModel, source: Source, threshold: float, folder: Path
+) -> SlideFindings:
+    """Find the regions and the slide's score, and write the raster, the outlines and the detections into `folder`."""
+    positive = model.positive or model.classes[-1]
+    probability = raster.channel(positive)
+    cell_um = raster.spacing.mean
+    score, rule = slide_score(probability)
+    shapes = find_regions(probability, threshold, cell_um)
+    base = source.spacing
+    assert base is not None, "the overview has already required a spacing"
+    scale = (cell_um / base.values[0], cell_um / base.values[1])
+    regions = tuple(_region(shape, scale, cell_um) for shape in shapes)
+    write_raster(folder / HEATMAP, raster)
+    write_geojson(folder / GEOJSON, [note for shape in shapes for note in _outlines(shape, scale, positive)])
+    _write_detections(folder / DETECTIONS, regions)
+    heatmap = HeatmapInfo(
+        file=HEATMAP,
+        stride_um=round(cell_um, 6),
+        shape=(raster.values.shape[0], raster.values.shape[1]),
+        windows=stats.windows,
+        unread=len(stats.unread),
+    )
+    return SlideFindings(None if score is None else round(score, 6), rule, regions, heatmap)
+
+
+def write_pictures(
+    source: Source, overview: Overview, tissue: Tissue, raster: Raster | None, positive: str, folder: Path
+) -> tuple[dict[str, str], float]:
+    """The thumbnail, the tissue mask and the coloured heatmap, all of one size; returns their names and the spacing."""
+    rows, columns = overview.image.shape[:2]
+    factor = min(1.0, THUMBNAIL_SIDE / max(rows, columns))
+    shape = (max(1, round(rows * factor)), max(1, round(columns * factor)))
+    spacing_um = overview.spacing_um * rows / shape[0]
+    size = (shape[1], shape[0])
+    thumbnail = cv2.resize(overview.image, size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(tissue.mask.astype(np.uint8) * 255, size, interpolation=cv2.INTER_AREA)
+    names = {"thumbnail": "thumbnail.jpg", "tissue": "tissue.png"}
+    Image.fromarray(thumbnail).save(folder / names["thumbnail"], quality=90, optimize=True)
+    Image.fromarray(mask).save(folder / names["tissue"], optimize=True)
+    if raster is not None:
+        cell_um = raster.spacing.values[:2]
+        pixels_per_cell = (cell_um[0] / spacing_um, cell_um[1] / spacing_um)
+        heat = colourise(cells_to_pixels(raster.channel(positive), shape, pixels_per_cell))
+        names["heatmap"] = "heatmap.png"
+        Image.fromarray(heat).save(folder / names["heatmap"], optimize=True)
+    return names, round(spacing_um, 6)
+
+
+def write_crops(source: Source, regions: tuple[Region, ...], folder: Path) -> tuple[Region, ...]:
+    """A high-power picture around the peak of each of the first regions; returns the regions with its name."""
+    base = source.spacing
+    assert base is not None, "the overview has already required a spacing"
+    spacing_um = max(CROP_UM / CROP_PX, base.mean)
+    side = round(CROP_UM / spacing_um)
+    done = []
+    for region in regions:
+        if region.id > CROPS:
+            done.append(region)
+            continue
+        centre = [p * s / spacing_um for p, s in zip(region.peak, base.values, strict=True)]
+        box = Box.at((round(centre[0] - side / 2), round(centre[1] - side / 2)), (side, side))
+        name = f"region-{region.id:02d}.jpg"
+        try:
+            Image.fromarray(read_at(source, box, spacing_um)).save(folder / name, quality=92)
+        except WindowUnreadableError:
+            done.append(region)
+            continue
+        update = {"crop": name, "crop_spacing_um": spacing_um, "crop_width_um": side * spacing_um}
+        done.append(region.model_copy(update=update))
+    return tuple(done)
+
+
+def _region(shape: RegionShape, scale: tuple[float, float], cell_um: float) -> Region:
+    def place(cell: tuple[float, float]) -> tuple[float, float]:
+        return round(cell[0] * scale[0], 2), round(cell[1] * scale[1], 2)
+
+    (top, left), (bottom, right) = shape.bbox
+    return Region(
+        id=shape.label,
+        centroid=place(shape.centroid),
+        peak=place(shape.peak),
+        bbox=(*place((top, left)), *place((bottom, right))),
+        area_mm2=round(shape.cells * (cell_um / 1000) ** 2, 6),
+        length_mm=round(shape.major_axis_um / 1000, 6),
+        max_probability=round(shape.maximum, 6),
+        mean_probability=round(shape.mean, 6),
+        score=round(shape.score, 6),
+    )
+
+
+def _outlines(shape: RegionShape, scale: tuple[float, float], positive: str) -> list[Annotation]:
+    measurements = {
+        "area_um2": round(shape.area_um2, 3),
+        "length_um": round(shape.major_axis_um, 3),
+        "mean_probability": round(shape.mean, 6),
+        "max_probability": round(shape.maximum, 6),
+        "score": round(shape.score, 6),
+    }
+    placed = [polygon.moved(scale) for polygon in shape.outline]
+    return [
+        Annotation(
+            name=f"region {shape.label}",
+            group=positive,
+            kind="polygon",
+            points=np.round(polygon.exterior, 2),
+            holes=tuple(np.round(hole, 2) for hole in polygon.holes),
+            color=_POSITIVE_COLOUR,
+            measurements=measurements,
+        )
+        for polygon in placed
+    ]
+
+
+def _write_detections(path: Path, regions: tuple[Region, ...]) -> None:
+    """CAMELYON's form: probability and level-0 (x, y), one line per region; without regions the header alone."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(("probability", "x", "y"))
+        for region in regions:
+            row, column = region.peak
+            rows.writerow((f"{region.score:.6f}", f"{column:.1f}", f"{row:.1f}"))
+
+
