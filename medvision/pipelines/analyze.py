@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, field_validator
-
 from medvision.core.digest import digest_json
-from medvision.core.errors import MedvisionError, StoreError, UnreadableSourceError
+from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_precision
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
+from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.heatmap import (
     Overview,
     compute_heatmap,
@@ -33,22 +31,16 @@ from medvision.pipelines.slide_result import (
     write_crops,
     write_pictures,
 )
-from medvision.report import render_reports
+from medvision.report import RENDERED, render_reports
+from medvision.ops.tissue import Tissue
 from medvision.sources import open_source
 from medvision.sources.base import Source
-from medvision.store import (
-    ResultStore,
-    atomic_write,
-    code_digest,
-    new_run_id,
-    safe_name,
-    software_versions,
-    utc_now,
-)
+from medvision.store.files import safe_name, safe_names
+from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import (
+    Label,
     ModelInfo,
     QcMeasure,
-    Record,
     RunRecord,
     SlideInfo,
     SlideOutcome,
@@ -56,57 +48,10 @@ from medvision.store.records import (
     Status,
     Verdict,
 )
+from medvision.store.store import ResultSpec, ResultStore
 
 RESULT = "result.json"
 RUN = "run.json"
-
-
-class AnalyzeConfig(Record):
-    """Parameters of an analysis, shared by the command line, the flow and the library."""
-
-    model: str = "camelyon-mini"
-    weights: Path | None = None
-    classes: tuple[str, ...] | None = None
-    positive: str | None = None
-    spacing: float | None = Field(None, gt=0)
-    """µm/px at which the model looks, for a network whose contract does not say."""
-    window: int | None = Field(None, ge=8)
-    """Side of the window in pixels, for a network whose contract does not say."""
-    slide_spacing: float | None = Field(None, gt=0)
-    """Level-0 µm/px of the slide, where the file states none or a wrong one."""
-    stride: int | None = Field(None, ge=1)
-    """Pixels at the model's spacing from one heatmap cell to the next; None is half the window."""
-    threshold: float = Field(0.5, ge=0, le=1)
-    minimum_tissue: float = Field(0.1, ge=0, le=1)
-    unread_limit: float = Field(0.05, ge=0, le=1)
-    """Share of windows that may be unreadable before the slide counts as failed."""
-    reject_on_qc: bool = False
-    """Whether a failed quality measure rejects the slide rather than being shown as a warning."""
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int = Field(32, ge=1)
-    readers: int = Field(2, ge=1)
-
-    @field_validator("weights", mode="before")
-    @classmethod
-    def _expand(cls, value: object) -> object:
-        return Path(value).expanduser() if isinstance(value, str) else value
-
-    def findings_fields(self) -> dict[str, str | int | float | bool | None]:
-        """The parameters that change a result; where and how fast it was computed does not."""
-        return {
-            "model": self.model,
-            "classes": None if self.classes is None else ",".join(self.classes),
-            "positive": self.positive,
-            "spacing": self.spacing,
-            "window": self.window,
-            "slide_spacing": self.slide_spacing,
-            "stride": self.stride,
-            "threshold": self.threshold,
-            "minimum_tissue": self.minimum_tissue,
-            "unread_limit": self.unread_limit,
-            "reject_on_qc": self.reject_on_qc,
-        }
 
 
 @lru_cache(maxsize=2)
@@ -150,18 +95,22 @@ def analyze_slides(
         MedvisionError: before the first slide, if the model or the device cannot be had.
     """
     configured_model(config)
-    for slide in slides:
-        yield analyze_slide(slide, out, config, on_plan, on_windows)
+    for slide, name in zip(slides, safe_names(slides), strict=True):
+        yield analyze_slide(slide, out, config, name, on_plan, on_windows)
 
 
 def analyze_slide(
     slide: Path,
     out: Path,
     config: AnalyzeConfig,
+    name: str | None = None,
     on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
 ) -> SlideOutcome:
     """Analyse one slide into `out/<name>/`: the record, the rasters, the pictures, the report.
+
+    `name` is by default `safe_name(slide)`; a run of several slides takes them from `safe_names`, which keeps two slides
+    of one file name apart.
 
     A result of the same slide content, weights, configuration and code that verifies is kept ("unchanged"). What goes
     wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
@@ -171,12 +120,15 @@ def analyze_slide(
         EngineSettings(config.device, config.batch_size, config.readers, config.precision), on_windows
     )
     resolve_precision(config.precision, model, engine.device)
-    started = time.perf_counter()
-    name = safe_name(slide)
+    started, began = time.perf_counter(), utc_now()
+    name = safe_name(slide) if name is None else name
     try:
         source = open_source(slide, config.slide_spacing)
         try:
-            return _Analysis(slide, name, out, config, model, engine, source, on_plan).outcome(started)
+            analysis = _Analysis(
+                slide, name, out, config, model, engine, source, on_plan, started, began
+            )
+            return analysis.outcome()
         finally:
             source.close()
     except (MedvisionError, OSError, MemoryError) as error:
@@ -201,18 +153,19 @@ class _Analysis:
     engine: PatchEngine
     source: Source
     on_plan: Callable[[str, int], None] | None
+    started: float
+    began: str
     stats: RunStats | None = None
 
-    def outcome(self, started: float) -> SlideOutcome:
-        """Make or find the result, render the report, and say what became of the slide."""
-        began = utc_now()
-        entry = ResultStore(self.out).get_or_make(self.name, self._spec(), self._make)
+    def outcome(self) -> SlideOutcome:
+        """Make or find the result, with its report, and say what became of the slide."""
+        store = ResultStore(self.out)
+        spec = self._spec()
+        of_run = (RUN, *RENDERED)
+        entry = store.get_or_make(
+            spec, lambda folder: self._make(folder, store.scratch(spec)), name=self.name, of_run=of_run
+        )
         result = SlideResult.model_validate_json((entry.folder / RESULT).read_bytes())
-        seconds = time.perf_counter() - started
-        if entry.made:
-            record = self._run_record(began, seconds)
-            atomic_write(entry.folder / RUN, record.model_dump_json(indent=2).encode())
-            render_reports(entry.folder)
         return SlideOutcome(
             slide=str(self.slide),
             name=self.name,
@@ -223,23 +176,21 @@ class _Analysis:
             regions=len(result.regions),
             windows=result.heatmap.windows if result.heatmap else 0,
             unread=result.heatmap.unread if result.heatmap else 0,
-            seconds=round(seconds, 3),
+            seconds=round(time.perf_counter() - self.started, 3),
         )
 
-    def _spec(self) -> dict[str, object]:
+    def _spec(self) -> ResultSpec:
         """Everything that the result depends on."""
         precision = resolve_precision(self.config.precision, self.model, self.engine.device)
-        return {
-            "kind": "analyze",
-            "slide": self.source.id,
-            "name": self.slide.name,
-            "model": self.model.digest,
-            "config": self.config.findings_fields(),
-            "precision": precision,
-            "code": code_digest(),
-        }
+        return ResultSpec(
+            kind="analyze",
+            name=self.slide.name,
+            source=self.source.id,
+            model=self.model.digest,
+            config={**self.config.findings_fields(), "precision": precision},
+        )
 
-    def _make(self, folder: Path) -> None:
+    def _make(self, folder: Path, scratch: Path) -> None:
         """Compute everything and write it into `folder`, which the store then puts in place at once."""
         overview = read_overview(self.source)
         tissue = locate_tissue(overview)
@@ -248,23 +199,20 @@ class _Analysis:
         )
         if self.on_plan is not None:
             self.on_plan(self.name, len(plan))
-        quality = measure_quality(self.source, tissue, overview) if len(plan) else ()
-        findings, raster = None, None
+        findings, raster, quality = None, None, ()
         if len(plan):
-            checkpoint = self.out / f".{self.name}.progress.npz"
-            raster, stats = compute_heatmap(self.engine, self.source, plan, self.model, checkpoint)
-            self.stats = stats
-            self._refuse_unread(stats)
-            findings = interpret(raster, stats, self.model, self.source, self.config.threshold, folder)
+            quality = measure_quality(self.source, tissue, overview)
+            raster, self.stats = compute_heatmap(
+                self.engine, self.source, plan, self.model, scratch / "heatmap.npz"
+            )
+            self._refuse_unread(self.stats)
+            findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
         positive = self.model.positive or self.model.classes[-1]
-        images, thumbnail_um = write_pictures(self.source, overview, tissue, raster, positive, folder)
-        result = self._result(overview, findings, quality, images, thumbnail_um)
-        if findings is not None:
-            result = result.model_copy(update={"regions": write_crops(self.source, findings.regions, folder)})
-        result = result.model_copy(update={"tissue": describe_tissue(tissue, overview)})
+        images, thumbnail_um = write_pictures(overview, tissue, raster, positive, folder)
+        result = self._result(overview, tissue, findings, quality, images, thumbnail_um, folder)
         (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if len(plan):
-            checkpoint.unlink(missing_ok=True)
+        (folder / RUN).write_text(self._run_record().model_dump_json(indent=2) + "\n", encoding="utf-8")
+        render_reports(folder)
 
     def _refuse_unread(self, stats: RunStats) -> None:
         share = len(stats.unread) / max(stats.windows, 1)
@@ -277,15 +225,17 @@ class _Analysis:
     def _result(
         self,
         overview: Overview,
+        tissue: Tissue,
         findings: SlideFindings | None,
         quality: tuple[QcMeasure, ...],
         images: dict[str, str],
         thumbnail_um: float,
+        folder: Path,
     ) -> SlideResult:
         verdict, reason = self._verdict(findings, quality)
         probability = findings.probability if findings else None
         judged = verdict == "done" and probability is not None
-        label = None
+        label: Label | None = None
         if judged and probability is not None:
             label = "positive" if probability >= self.config.threshold else "negative"
         fields = self.config.findings_fields()
@@ -300,10 +250,11 @@ class _Analysis:
             threshold=self.config.threshold,
             probability=probability,
             score_rule=findings.score_rule if findings else "",
-            label=label,  # type: ignore[arg-type]
+            label=label,
             heatmap=findings.heatmap if findings else None,
-            tissue=None,
+            tissue=describe_tissue(tissue, overview),
             qc=quality,
+            regions=write_crops(self.source, findings.regions, folder) if findings else (),
             limits=_limits(overview, findings, self.config),
             images=images,
             thumbnail_spacing_um=thumbnail_um,
@@ -319,19 +270,26 @@ class _Analysis:
             return "QC rejected", f"outside the limits: {', '.join(failed)}"
         return "done", ""
 
-    def _run_record(self, began: str, seconds: float) -> RunRecord:
+    def _run_record(self) -> RunRecord:
         stats = self.stats
         return RunRecord(
             run_id=new_run_id(),
-            started_utc=began,
+            started_utc=self.began,
             finished_utc=utc_now(),
-            seconds=round(seconds, 3),
+            seconds=round(time.perf_counter() - self.started, 3),
             device=stats.device if stats else str(self.engine.device),
             batch_size=stats.batch_size if stats else self.config.batch_size,
             precision=stats.precision if stats else "float32",
             tiles_per_second=round(stats.windows_per_second, 1) if stats else None,
-            command=shlex.join(["medvision", *sys.argv[1:]]) if sys.argv else "",
+            command=_command(self.config),
         )
+
+
+def _command(config: AnalyzeConfig) -> str:
+    """The command with every parameter that is not a default; no paths, which may name a patient."""
+    changed = config.model_dump(exclude_defaults=True, exclude={"weights"})
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+    return shlex.join(["medvision", "analyze", *options])
 
 
 def _status(verdict: Verdict, made: bool, stats: RunStats | None) -> Status:
@@ -361,7 +319,7 @@ def _slide_info(source: Source, slide: Path) -> SlideInfo:
 
 def _model_info(model: PatchModel) -> ModelInfo:
     if model.spacing is None:
-        raise StoreError(f"model {model.name!r} states no spacing")
+        raise UsageError(f"model {model.name!r} states no spacing; pass --spacing")
     return ModelInfo(
         name=model.name,
         version=model.version,

@@ -95,7 +95,7 @@ def interpret(
 
 
 def write_pictures(
-    source: Source, overview: Overview, tissue: Tissue, raster: Raster | None, positive: str, folder: Path
+    overview: Overview, tissue: Tissue, raster: Raster | None, positive: str, folder: Path
 ) -> tuple[dict[str, str], float]:
     """The thumbnail, the tissue mask and the coloured heatmap, all of one size; returns their names and the spacing."""
     rows, columns = overview.image.shape[:2]

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Verdict = Literal["done", "no tissue", "QC rejected", "failed"]
+Label = Literal["positive", "negative"]
 
 
 class Record(BaseModel):
@@ -105,7 +106,7 @@ class SlideResult(Record):
     threshold: float
     probability: float | None
     score_rule: str
-    label: Literal["positive", "negative"] | None
+    label: Label | None
     heatmap: HeatmapInfo | None
     tissue: TissueInfo | None
     qc: tuple[QcMeasure, ...] = ()
@@ -115,6 +116,8 @@ class SlideResult(Record):
     images: dict[str, str] = Field(default_factory=dict)
     """Relative paths of pictures made for the report: `thumbnail`, `overlay_base`, ..."""
     thumbnail_spacing_um: float | None = None
+    file_digests: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the files beside this record, by relative path. A report refuses a picture that does not match."""
 
 
 class RunRecord(Record):
@@ -145,7 +148,7 @@ class SlideOutcome(Record):
     status: Status
     reason: str = ""
     probability: float | None = None
-    label: Literal["positive", "negative"] | None = None
+    label: Label | None = None
     regions: int = 0
     windows: int = 0
     unread: int = 0
@@ -155,3 +158,31 @@ class SlideOutcome(Record):
     def ok(self) -> bool:
         """True where the slide has a result that answers the question asked."""
         return self.status in ("done", "unchanged", "resumed", "no tissue")
+
+
+class ScoreRecord(Record):
+    """A figure of merit as it is stored: its 95% interval is None where it was not estimated."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None
+    protocol: str
+    cases: int
+
+
+class EvaluationRecord(Record):
+    """How a run compares with the truth. `froc` holds (mean false positives per slide, sensitivity), rising."""
+
+    title: str
+    truth: str
+    scores: tuple[ScoreRecord, ...]
+    froc: tuple[tuple[float, float], ...] = ()
+    note: str = ""
+
+
+class RunIndex(Record):
+    """What the index page of a run is rendered from, beside the slides' own results."""
+
+    schema_version: Literal[1] = 1
+    outcomes: tuple[SlideOutcome, ...]
+    evaluation: EvaluationRecord | None = None

@@ -1,0 +1,60 @@
+"""The `medvision` command. Commands are imported when they are called, so that help is instant."""
+
+from __future__ import annotations
+
+import sys
+
+from cyclopts import App, CycloptsError, Parameter
+
+from medvision import __version__
+from medvision.core.errors import MedvisionError
+
+DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+app = App(
+    name="medvision",
+    version=__version__,
+    help=(
+        "Whole-slide and medical imaging analysis: heatmaps, clinical reports, official evaluations.\n\n"
+        "Research use only - not for diagnosis.\n\n"
+        "Exit status: 0 done; 1 some inputs failed, each named with its reason; 2 wrong usage or unreadable input."
+    ),
+    default_parameter=Parameter(consume_multiple=True, negative=()),
+    result_action="return_value",
+)
+
+_COMMANDS = {
+    "analyze": ("medvision.cli.analyze:analyze", "Analyse slides: heatmap, lesion regions, score and report for each."),
+    "check": ("medvision.cli.inspect:check", "Dry run: is each slide readable, and what would an analysis cost?"),
+    "classify": ("medvision.cli.classify:classify", "Score single images or folders of them."),
+    "demo": ("medvision.cli.demo:demo", "Make four synthetic slides, analyse them and evaluate against the truth."),
+    "evaluate": ("medvision.cli.evaluate:app", "Score predictions by a benchmark's official protocol."),
+    "info": ("medvision.cli.inspect:info", "Say what a file is: format, levels, spacing, reader, metadata."),
+    "models": ("medvision.cli.inspect:models", "List the models that can be named."),
+    "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
+    "synthesize": ("medvision.cli.synthesize:synthesize", "Write a synthetic H&E slide with its truth."),
+    "train": ("medvision.cli.train:app", "Train a model."),
+}
+
+for _name, (_path, _help) in _COMMANDS.items():
+    app.command(_path, name=_name, help=_help)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its status."""
+    sys.exit(run(argv))
+
+
+def run(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status instead of exiting."""
+    try:
+        status = app(argv, exit_on_error=False, print_error=True)
+    except CycloptsError:
+        return WRONG_USAGE
+    except MedvisionError as error:
+        print(f"medvision: error: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except KeyboardInterrupt:
+        print("medvision: interrupted; a later run continues from here", file=sys.stderr)
+        return INTERRUPTED
+    return status if isinstance(status, int) else DONE

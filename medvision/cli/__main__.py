@@ -1,0 +1,5 @@
+"""`python -m medvision.cli`."""
+
+from medvision.cli import main
+
+main()

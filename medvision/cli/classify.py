@@ -1,0 +1,69 @@
+"""`medvision classify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medvision.cli.console import console, errors, print_made, table
+
+
+def classify(
+    images: list[Path],
+    /,
+    *,
+    out: Path,
+    model: str = "camelyon-mini",
+    weights: Path | None = None,
+    classes: tuple[str, ...] | None = None,
+    spacing: float | None = None,
+    image_spacing: float | None = None,
+    window: int | None = None,
+    device: str = "auto",
+    batch_size: int = 32,
+) -> int:
+    """Score single images, or every image in a folder; writes results.json.
+
+    Example: medvision classify patches/ --model camelyon-mini --out scores
+
+    Parameters
+    ----------
+    images
+        Image files, or folders of them.
+    out
+        Folder for results.json; made when absent.
+    model
+        A model of `medvision models`, or a torchvision or timm network.
+    weights
+        Local weights for that network.
+    classes
+        Class names, in the order of the network's outputs.
+    spacing
+        µm/px at which the network looks, where its contract does not say.
+    image_spacing
+        µm/px of the images. Without it each image is taken to show exactly one window of the model.
+    window
+        Side of the network's window in pixels, where its contract does not say.
+    device
+        auto, cpu, cuda, cuda:1, ... or mps.
+    batch_size
+        Windows per batch.
+    """
+    from medvision.models import load_model
+    from medvision.pipelines.classify import classify_images
+
+    network = load_model(
+        model, weights=weights, classes=classes, spacing_um=spacing, window_px=window
+    )
+    outcome = classify_images(images, network, out, spacing_um=image_spacing, device=device, batch_size=batch_size)
+    rows = [
+        (entry.path, entry.predicted, *(f"{entry.probabilities[name]:.4f}" for name in network.classes))
+        for entry in outcome.results[:20]
+    ]
+    if rows:
+        console.print(table("", ("image", "class", *network.classes), rows))
+    if len(outcome.results) > len(rows):
+        console.print(f"... and {len(outcome.results) - len(rows)} more")
+    for failure in outcome.failed:
+        errors.print(f"failed: {failure.path}: {failure.reason}", markup=False, soft_wrap=True)
+    print_made("results", outcome.file)
+    return 2 if not outcome.results else (1 if outcome.failed else 0)

@@ -1,0 +1,96 @@
+"""What the commands print: progress, tables, names of files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from medvision.store.records import SlideOutcome
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_STYLES = {"done": "green", "resumed": "green", "unchanged": "cyan", "no tissue": "yellow"}
+
+
+class _Rate(ProgressColumn):
+    """Windows per second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f} tiles/s" if task.speed else "", style="cyan")
+
+
+class SlideProgress:
+    """A bar per slide, fed by the pipeline's two callbacks."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: object = None
+
+    def on_plan(self, name: str, windows: int) -> None:
+        """A slide begins; it has so many windows."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)  # type: ignore[arg-type]
+        self._task = self._progress.add_task(escape(name), total=windows)
+
+    def on_windows(self, count: int) -> None:
+        """So many windows more are done."""
+        if self._task is not None:
+            self._progress.advance(self._task, count)  # type: ignore[arg-type]
+
+
+@contextmanager
+def slide_progress() -> Iterator[SlideProgress]:
+    """A live progress bar on a terminal; silent where the output is not one."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        yield SlideProgress(progress)
+
+
+def print_outcome(outcome: SlideOutcome) -> None:
+    """One line for one slide."""
+    style = _STYLES.get(outcome.status, "red")
+    score = "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
+    regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
+    reason = f"  {outcome.reason}" if outcome.reason else ""
+    console.print(
+        f"[{style}]{outcome.status:>11}[/]  [bold]{escape(outcome.slide)}[/]{score}{regions}"
+        f"  {outcome.seconds:.1f} s{escape(reason)}",
+        soft_wrap=True,
+    )
+
+
+def print_made(label: str, path: Path) -> None:
+    """Say where something was written."""
+    console.print(f"{label}: [bold]{escape(str(path))}[/]", soft_wrap=True)
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """A plain table of strings."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(escape(cell) for cell in row))
+    return made

@@ -1,0 +1,106 @@
+"""`medvision info`, `medvision check`, `medvision models`: look before running."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from medvision.cli.console import console, table
+from medvision.pipelines.config import AnalyzeConfig
+
+
+def info(file: Path, /, *, slide_spacing: float | None = None, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """Say what a file is: format, levels, spacing, size, reader, vendor, allow-listed metadata.
+
+    Example: medvision info slide.svs --json
+
+    Parameters
+    ----------
+    file
+        A slide or an image.
+    slide_spacing
+        Level-0 µm/px, where the file states none or a wrong one.
+    as_json
+        Print JSON.
+    """
+    from medvision.sources.describe import describe, render_text
+
+    description = describe(file, slide_spacing)
+    text = json.dumps(asdict(description), indent=2, default=str) if as_json else render_text(description)
+    console.print(text, markup=False, soft_wrap=True)
+    return 0
+
+
+def check(
+    slides: list[Path],
+    /,
+    *,
+    config: Annotated[AnalyzeConfig, Parameter(name="*")] = AnalyzeConfig(),  # noqa: B008 - frozen
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Dry run: is each slide readable, has it a spacing, how many windows, how much time and disk?
+
+    Example: medvision check slides/*.svs
+
+    Parameters
+    ----------
+    slides
+        Slide files.
+    as_json
+        Print JSON.
+    """
+    from medvision.pipelines.check import check_slides
+
+    checks = list(check_slides(slides, config))
+    if as_json:
+        print(json.dumps([row.model_dump(mode="json") for row in checks], indent=2))
+    else:
+        rows = [
+            (
+                row.slide,
+                row.problem or "ready",
+                row.reader,
+                "" if row.spacing_um is None else f"{row.spacing_um:.4g}",
+                "" if row.tissue_mm2 is None else f"{row.tissue_mm2:,.1f}",
+                f"{row.windows:,}" if not row.problem else "",
+                "" if row.seconds is None else f"{row.seconds:,.0f}",
+                f"{row.disk_bytes / 1e6:,.0f}" if row.disk_bytes else "",
+            )
+            for row in checks
+        ]
+        columns = ("slide", "verdict", "reader", "µm/px", "tissue mm²", "windows", "about s", "about MB")
+        console.print(table("Dry run: nothing was analysed", columns, rows))
+        total = sum(row.seconds or 0 for row in checks)
+        console.print(f"together about {total:,.0f} s, one slide after the other")
+    bad = sum(bool(row.problem) for row in checks)
+    return 0 if not bad else (2 if bad == len(checks) else 1)
+
+
+def models(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+    """List the models that can be named, with their contracts.
+
+    Example: medvision models
+
+    Parameters
+    ----------
+    as_json
+        Print JSON.
+    """
+    from medvision.models import list_models
+
+    rows = [asdict(row) for row in list_models()]
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return 0
+    columns = tuple(rows[0])
+    shown = [tuple("" if row[c] is None else str(row[c]) for c in columns) for row in rows]
+    console.print(table("Models - research use only", columns, shown))
+    console.print(
+        "Any torchvision or timm classifier works with local weights: "
+        "--model resnet50 --weights FILE --classes normal --classes tumor --spacing 0.5"
+    )
+    return 0

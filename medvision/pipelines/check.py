@@ -1,0 +1,97 @@
+"""A dry run: what an analysis of each slide would meet and cost, without running the model over it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medvision.core.errors import MedvisionError
+from medvision.engine.contract import PatchModel
+from medvision.engine.device import resolve_device
+from medvision.pipelines.analyze import configured_model
+from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.heatmap import locate_tissue, plan_heatmap, read_overview
+from medvision.sources import open_source, read_at
+from medvision.sources.spacing import require_spacing
+from medvision.store.records import Record
+
+_BYTES_PER_CELL = 6.0
+"""Of the probability raster and its pyramid, compressed; the rest of a result is pictures of bounded size."""
+
+_BYTES_PER_RESULT = 4_000_000
+
+
+class SlideCheck(Record):
+    """What was found about one slide. `problem` is empty where it can be analysed."""
+
+    slide: str
+    problem: str = ""
+    reader: str = ""
+    spacing_um: float | None = None
+    tissue_mm2: float | None = None
+    windows: int = 0
+    seconds: float | None = None
+    disk_bytes: int = 0
+
+
+def check_slides(slides: Sequence[Path], config: AnalyzeConfig) -> Iterator[SlideCheck]:
+    """Open each slide, find its tissue, count its windows, and estimate time and disk from a measured rate.
+
+    Raises:
+        MedvisionError: if the model or the device cannot be had.
+    """
+    model = configured_model(config)
+    rate = _model_rate(model, config)
+    for slide in slides:
+        try:
+            yield _check(slide, config, model, rate)
+        except (MedvisionError, OSError) as error:
+            yield SlideCheck(slide=str(slide), problem=str(error))
+
+
+def _check(slide: Path, config: AnalyzeConfig, model: PatchModel, rate: float) -> SlideCheck:
+    source = open_source(slide, config.slide_spacing)
+    try:
+        spacing = require_spacing(source)
+        started = time.perf_counter()
+        overview = read_overview(source)
+        tissue = locate_tissue(overview)
+        plan = plan_heatmap(source, model, tissue, overview, config.stride, config.minimum_tissue)
+        planning = time.perf_counter() - started
+        probes = np.linspace(0, len(plan) - 1, min(32, len(plan))).astype(int)
+        started = time.perf_counter()
+        for index in probes:
+            read_at(source, plan.box(int(index)), model.spacing.mean if model.spacing else spacing.mean)
+        reading = (time.perf_counter() - started) / max(len(probes), 1) / config.readers
+        cells = 0 if plan.lattice is None else int(np.prod(plan.lattice.shape)) * len(model.classes)
+        return SlideCheck(
+            slide=str(slide),
+            reader=source.reader,
+            spacing_um=spacing.mean,
+            tissue_mm2=float(tissue.mask.sum()) * (overview.spacing_um / 1000) ** 2,
+            windows=len(plan),
+            seconds=2 * planning + len(plan) * max(1 / rate, reading) + 2,
+            disk_bytes=int(_BYTES_PER_RESULT + cells * _BYTES_PER_CELL),
+        )
+    finally:
+        source.close()
+
+
+def _model_rate(model: PatchModel, config: AnalyzeConfig) -> float:
+    """Windows per second of the model alone, at the batch size of the configuration."""
+    device = resolve_device(config.device)
+    net = model.net.eval().to(device)
+    channels = len(model.normalisation.mean)
+    batch = torch.zeros((config.batch_size, *model.window, channels), dtype=torch.uint8, device=device)
+    with torch.inference_mode():
+        model(batch)
+        started = time.perf_counter()
+        for _ in range(2):
+            model(batch).cpu()
+        seconds = time.perf_counter() - started
+    del net
+    return 2 * config.batch_size / seconds
