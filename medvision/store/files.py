@@ -1,0 +1,124 @@
+"""Files that appear whole or not at all, and folder names that are safe whatever a slide is called."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from medvision.core.errors import StoreError
+
+MAX_NAME_BYTES = 120
+"""Longest folder name made here, well under the 255 bytes of common file systems, to leave room for suffixes."""
+
+_KEPT = frozenset(" -_+=@,.()")
+_RESERVED = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
+)
+_TAKEN_ENDINGS = (".html", ".json", ".jsonl", ".csv", ".xml", ".pdf", ".log", ".lock", ".sqlite", ".db")
+
+
+def safe_name(slide: Path | str) -> str:
+    """Folder name for a slide: the stem of its file name where that is harmless, else a cleaned one with a digest.
+
+    The name is one path component, has no control or format characters, neither starts nor ends with a dot or space,
+    does not start with a hyphen, is at most `MAX_NAME_BYTES` long in UTF-8 and is no device name of any system. Where
+    cleaning altered anything, the first 8 hexadecimal digits of the file name's SHA-256 follow, so that distinct names
+    stay distinct. The outcome depends on the file name alone: two files of one stem share it, see `safe_names`.
+    """
+    name = Path(slide).name
+    stem = Path(name).stem
+    clean = "".join(c if c.isalnum() or c in _KEPT else "_" for c in unicodedata.normalize("NFC", stem))
+    clean = clean.strip(". ").lstrip("-")
+    too_long = len(os.fsencode(clean)) > MAX_NAME_BYTES
+    taken = clean.lower().split(".")[0] in _RESERVED or clean.lower().endswith(_TAKEN_ENDINGS)
+    if clean and clean == stem and not too_long and not taken:
+        return clean
+    return _with_digest(clean.replace(".", "_") if taken else clean, os.fsencode(name))
+
+
+def safe_names(slides: Sequence[Path | str]) -> list[str]:
+    """`safe_name` of each slide of a run, made distinct where two would share one folder.
+
+    Names that differ only in case, or only in the file's ending or folder, get the digest of the slide's absolute path.
+    The order of the slides plays no part. A slide that is listed twice has one name.
+    """
+    paths = [Path(slide).absolute() for slide in slides]
+    names = [safe_name(path) for path in paths]
+    owners = Counter(safe_name(path).casefold() for path in set(paths))
+    return [
+        name if owners[name.casefold()] == 1 else _with_digest(name, os.fsencode(path))
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
+def atomic_write(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old bytes or the new ones, never a part, even after a power cut.
+
+    A symbolic link at `path` is replaced, not followed.
+
+    Raises:
+        StoreError: if it cannot be written whole; what was there before is untouched.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fchmod(stream.fileno(), 0o666 & ~current_umask())
+                os.fsync(stream.fileno())
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path}: could not be written: {error.strerror or error}") from error
+
+
+def sync(path: Path) -> None:
+    """Have the system put a file's bytes, or a folder's list of names, on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_tree(folder: Path) -> None:
+    """`sync` every file and folder below `folder`, and `folder` itself last."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not path.is_symlink():
+            sync(path)
+    sync(folder)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder and all below it; absent is fine. Symbolic links are removed, never followed."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
+
+
+def current_umask() -> int:
+    """The process's file creation mask, from /proc where there is one: `os.umask` cannot read it without setting it."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    except OSError:
+        pass
+    return 0o022
+
+
+def _with_digest(name: str, identity: bytes) -> str:
+    digest = hashlib.sha256(identity).hexdigest()[:8]
+    kept = os.fsencode(name)[: MAX_NAME_BYTES - 9].decode(errors="ignore").strip(". ")
+    return f"{kept}-{digest}" if kept else f"slide-{digest}"
