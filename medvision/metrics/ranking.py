@@ -108,7 +108,8 @@ def bootstrap_interval(
         level: coverage of the interval.
 
     Raises:
-        UsageError: if lengths differ, the statistic is undefined on the arrays themselves, or on half of the resamples.
+        UsageError: if lengths differ, the statistic is undefined on the arrays themselves, or on over a third of the
+            resamples.
     """
     data = [np.asarray(a) for a in arrays]
     cases = len(data[0]) if data else 0
@@ -125,7 +126,7 @@ def bootstrap_interval(
             values.append(statistic(*(a[index] for a in data)))
         except UsageError:
             continue
-    if 2 * len(values) < n:
+    if 3 * len(values) < 2 * n:
         raise UsageError(
             f"the statistic is undefined on {n - len(values)} of {n} resamples: too few cases of a class"
         )
