@@ -116,8 +116,6 @@ class SlideResult(Record):
     images: dict[str, str] = Field(default_factory=dict)
     """Relative paths of pictures made for the report: `thumbnail`, `overlay_base`, ..."""
     thumbnail_spacing_um: float | None = None
-    file_digests: dict[str, str] = Field(default_factory=dict)
-    """SHA-256 of the files beside this record, by relative path. A report refuses a picture that does not match."""
 
 
 class RunRecord(Record):
@@ -147,6 +145,8 @@ class SlideOutcome(Record):
     """Name of its folder below the output folder."""
     status: Status
     reason: str = ""
+    transient: bool = False
+    """Whether a failure may pass by itself, such as a file server that did not answer: worth another try."""
     probability: float | None = None
     label: Label | None = None
     regions: int = 0

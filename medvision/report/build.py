@@ -1,0 +1,395 @@
+"""From what lies in a slide's result folder to the `Report`. Nothing is measured here: stored figures are put into words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from medvision.core.errors import StoreError
+from medvision.report import format as text
+from medvision.report.model import (
+    Check,
+    Fact,
+    FactGroup,
+    Gauge,
+    Grid,
+    Mark,
+    Overview,
+    RegionCard,
+    Report,
+    Tone,
+    Verdict,
+)
+from medvision.report.pictures import bar_for, colour_stops, load_outlines, load_picture
+from medvision.store.records import Region, RunRecord, SlideResult
+
+RESULT = "result.json"
+RUN = "run.json"
+OUTLINES = "regions.geojson"
+TABLE_ROWS = 40
+"""Regions listed in print; a slide with more refers to the files, which hold all."""
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def build_report(folder: Path) -> Report:
+    """The report of the slide whose result lies in `folder`.
+
+    Raises:
+        StoreError: if `result.json` or `run.json` is missing or of another schema version, or a picture that the result
+            names is missing or broken.
+    """
+    result = read_record(folder / RESULT, SlideResult)
+    run = read_record(folder / RUN, RunRecord)
+    cards = tuple(_card(region, result, folder) for region in result.regions if region.crop)
+    return Report(
+        title=f"{text.visible(result.slide.name)} – slide report",
+        slide=text.visible(result.slide.name),
+        subtitle=_subtitle(result, run),
+        verdict=_verdict(result),
+        threshold_text=text.probability(result.threshold),
+        overview=_overview(result, folder),
+        colours=colour_stops(),
+        cards=cards,
+        cards_note=_cards_note(result, len(cards)),
+        measures=_measures(result),
+        measures_note=_measures_note(result),
+        region_table=_region_table(result),
+        checks=_checks(result),
+        warnings=tuple(text.visible(warning) for warning in run.warnings),
+        provenance=_provenance(result, run),
+        limits=tuple(text.visible(limit) for limit in result.limits),
+        footer=text.visible(f"{result.slide.name} · run {run.run_id}"),
+    )
+
+
+def read_record(path: Path, kind: type[R]) -> R:
+    """A stored record, checked.
+
+    Raises:
+        StoreError: if the file is missing, unreadable, or of another schema version than this program writes.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: missing; a result folder of `medvision analyze` holds this file") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        if where == "schema_version":
+            raise StoreError(
+                f"{path}: schema version {first['input']!r} is not the one this program reads (1); analyse again"
+            ) from error
+        raise StoreError(f"{path}: {where}: {first['msg']}") from error
+
+
+def _positive(result: SlideResult) -> str:
+    return text.visible(result.model.positive)
+
+
+def _subtitle(result: SlideResult, run: RunRecord) -> tuple[str, ...]:
+    model = f"{result.model.name} {result.model.version}".strip()
+    return tuple(text.visible(part) for part in (f"Model {model}", f"Analysed {run.finished_utc}") if part)
+
+
+# --- 2. the result -------------------------------------------------------------------------------------------------
+
+
+def _verdict(result: SlideResult) -> Verdict:
+    tone, title, explanation = _words(result)
+    gauge = None
+    if result.verdict == "done" and result.probability is not None:
+        gauge = Gauge(
+            probability=min(max(result.probability, 0.0), 1.0),
+            threshold=min(max(result.threshold, 0.0), 1.0),
+            probability_text=text.probability(result.probability),
+            threshold_text=text.probability(result.threshold),
+        )
+    return Verdict(tone, title, explanation, gauge, _figures(result), _statements(result))
+
+
+def _words(result: SlideResult) -> tuple[Tone, str, str]:
+    positive, threshold = _positive(result), text.probability(result.threshold)
+    reason = text.visible(result.reason)
+    if result.verdict == "failed":
+        return "failed", "Analysis failed", reason or "No reason was recorded."
+    if result.verdict == "QC rejected":
+        return "warning", "Rejected by quality control", reason or "See the checks marked below."
+    if result.verdict == "no tissue":
+        return "neutral", "No tissue found", reason or "No window was scored, so there is no probability."
+    if result.label == "positive":
+        return (
+            "positive",
+            f"Positive: {positive}",
+            f"The slide's probability is at or above the threshold of {threshold}.",
+        )
+    if result.label == "negative":
+        return (
+            "negative",
+            f"Negative: {positive} below threshold",
+            f"The slide's probability is below the threshold of {threshold}.",
+        )
+    return "neutral", "No label", reason or "The slide was read, but it has no probability."
+
+
+def _figures(result: SlideResult) -> tuple[Fact, ...]:
+    if result.verdict != "done":
+        return ()
+    figures = [
+        Fact("Probability", text.probability(result.probability)),
+        Fact("Regions", text.count(len(result.regions))),
+    ]
+    if result.slide.spacing_um is not None:
+        if result.regions:
+            figures.append(Fact("Longest region", text.length_mm(max(r.length_mm for r in result.regions))))
+        if result.tissue is not None:
+            figures.append(Fact("Tissue", text.area_mm2(result.tissue.area_mm2)))
+    return tuple(figures)
+
+
+def _statements(result: SlideResult) -> tuple[Fact, ...]:
+    calibration = text.visible(result.model.calibration).strip() or "uncalibrated"
+    if calibration.lower().startswith("uncalibrated"):
+        calibration += " – the figure orders slides by suspicion; it is not the chance of disease"
+    statements = [Fact("Calibration", calibration)]
+    if result.score_rule and result.verdict == "done":
+        statements.append(Fact("Slide score", text.visible(result.score_rule)))
+    return tuple(statements)
+
+
+# --- 3. the overview -----------------------------------------------------------------------------------------------
+
+
+def _overview(result: SlideResult, folder: Path) -> Overview | None:
+    if "thumbnail" not in result.images:
+        return None
+    name = text.visible(result.slide.name)
+    thumbnail = load_picture(folder, result.images["thumbnail"], f"Overview of {name}")
+    heatmap = None
+    if "heatmap" in result.images:
+        alt = f"Probability of {_positive(result)} over {name}"
+        heatmap = load_picture(folder, result.images["heatmap"], alt)
+        if (heatmap.width, heatmap.height) != (thumbnail.width, thumbnail.height):
+            raise StoreError(
+                f"{folder / result.images['heatmap']}: {heatmap.width} × {heatmap.height} px, but the thumbnail is "
+                f"{thumbnail.width} × {thumbnail.height} px; both must show the same extent"
+            )
+    rows, columns = result.slide.shape
+    outlines = result.images.get("outlines", OUTLINES)
+    rings = load_outlines(folder, outlines, (rows, columns)) if result.regions else ()
+    scale, extent = None, f"{columns} × {rows} px"
+    if result.slide.spacing_um is not None:
+        height_um, width_um = (n * s for n, s in zip(result.slide.shape, result.slide.spacing_um, strict=True))
+        scale = bar_for(width_um, 0.25)
+        extent = f"{width_um / 1000:.2f} × {height_um / 1000:.2f} mm"
+    return Overview(thumbnail, heatmap, rings, tuple(_mark(r, result) for r in result.regions[:TABLE_ROWS]), scale, extent)
+
+
+def _mark(region: Region, result: SlideResult) -> Mark:
+    """The number stands at the upper right corner of the region's box, so that it does not cover the heat."""
+    rows, columns = result.slide.shape
+    top, _, _, right = region.bbox
+    return Mark(region.id, round(right / columns, 5), round(top / rows, 5), region.crop is not None)
+
+
+# --- 4. and 5. regions and measurements ----------------------------------------------------------------------------
+
+
+def _card(region: Region, result: SlideResult, folder: Path) -> RegionCard:
+    assert region.crop is not None, "cards are made for regions with a picture"
+    alt = f"Region {region.id} at high power"
+    picture = load_picture(folder, region.crop, alt)
+    scale = None
+    if result.slide.spacing_um is not None and region.crop_width_um:
+        scale = bar_for(region.crop_width_um, 0.3)
+    facts = [
+        Fact("Score", text.probability(region.score)),
+        Fact("Mean", text.probability(region.mean_probability)),
+    ]
+    if result.slide.spacing_um is not None:
+        facts += [
+            Fact("Longest", text.length_mm(region.length_mm)),
+            Fact("Area", text.area_mm2(region.area_mm2)),
+        ]
+    facts += _position(region, result)
+    return RegionCard(region.id, text.probability(region.max_probability), picture, scale, tuple(facts))
+
+
+def _position(region: Region, result: SlideResult) -> list[Fact]:
+    """Where the peak lies, from the slide's top left corner: in mm for the stage, in pixels (x, y) for a viewer."""
+    row, column = region.peak
+    facts = []
+    if result.slide.spacing_um is not None:
+        down, right = (p * s / 1000 for p, s in zip(region.peak, result.slide.spacing_um, strict=True))
+        facts.append(Fact("From top left", f"right {right:.2f}, down {down:.2f} mm"))
+    facts.append(Fact("Level-0 pixel", f"x {column:.0f}, y {row:.0f}"))
+    return facts
+
+
+def _cards_note(result: SlideResult, shown: int) -> str:
+    if result.verdict != "done":
+        return ""
+    if not result.regions:
+        return f"No region reaches the threshold of {text.probability(result.threshold)}."
+    note = "Each picture is centred on the region's highest probability."
+    if shown < len(result.regions):
+        note = f"{shown} of {text.plural(len(result.regions), 'region')} shown, highest score first. {note}"
+    return note
+
+
+def _measures(result: SlideResult) -> tuple[Fact, ...]:
+    if result.slide.spacing_um is None:
+        return ()
+    facts = []
+    if result.tissue is not None:
+        facts += [
+            Fact("Tissue area", text.area_mm2(result.tissue.area_mm2)),
+            Fact("Tissue share of the slide", f"{100 * result.tissue.share:.1f} %"),
+        ]
+    if result.heatmap is not None:
+        facts.append(Fact("Heatmap cell", f"{result.heatmap.stride_um:g} µm"))
+        facts.append(Fact("Regions at or above threshold", text.count(len(result.regions))))
+    return tuple(facts)
+
+
+def _measures_note(result: SlideResult) -> str:
+    spacing = result.slide.spacing_um
+    if spacing is None:
+        return (
+            "Lengths and areas are refused: the file states no pixel spacing and none was supplied. "
+            "Positions are given in level-0 pixels."
+        )
+    said = _spacing(spacing)
+    if result.slide.spacing_origin == "supplied":
+        return f"Pixel spacing {said}, supplied by the user, not read from the file. All lengths and areas rest on it."
+    return f"Pixel spacing {said}, read from the file."
+
+
+def _spacing(spacing: tuple[float, float]) -> str:
+    """`0.499 µm/px`, or rows × columns where the two differ."""
+    distinct = {f"{value:.4g}" for value in spacing}
+    if len(distinct) == 1:
+        return f"{spacing[0]:.4g} µm/px"
+    return f"{spacing[0]:.4g} × {spacing[1]:.4g} µm/px (rows × columns)"
+
+
+def _region_table(result: SlideResult) -> Grid | None:
+    if not result.regions:
+        return None
+    physical = result.slide.spacing_um is not None
+    columns: tuple[str, ...] = ("Region", "Score", "Highest", "Mean")
+    columns += ("Longest", "Area", "From top left") if physical else ("Level-0 pixel (x, y)",)
+    rows = tuple(_region_row(region, result, physical) for region in result.regions[:TABLE_ROWS])
+    hidden = len(result.regions) - len(rows)
+    note = f"{text.plural(hidden, 'further region')} in {OUTLINES} and {RESULT}." if hidden else ""
+    return Grid(columns, (False,) + (True,) * (len(columns) - 1), rows, note)
+
+
+def _region_row(region: Region, result: SlideResult, physical: bool) -> tuple[str, ...]:
+    scores = (region.score, region.max_probability, region.mean_probability)
+    row = (str(region.id), *(text.probability(score) for score in scores))
+    place = _position(region, result)[0].value
+    if not physical:
+        return (*row, place)
+    return (*row, text.length_mm(region.length_mm), text.area_mm2(region.area_mm2), place)
+
+
+# --- 6. quality control --------------------------------------------------------------------------------------------
+
+
+def _checks(result: SlideResult) -> tuple[Check, ...]:
+    checks = [
+        Check(
+            text.sentence(text.visible(measure.name)),
+            text.quantity(measure.value, text.visible(measure.unit)),
+            text.comparison(text.visible(measure.limit)),
+            measure.ok,
+            text.visible(measure.meaning),
+        )
+        for measure in result.qc
+    ]
+    if result.heatmap is not None:
+        unread, windows = result.heatmap.unread, result.heatmap.windows
+        value = f"{text.count(unread)} of {text.count(windows)}"
+        if unread:
+            value += f" ({text.share(unread, windows)})"
+        checks.append(
+            Check("Unread windows", value, "0", unread == 0, "Windows that could not be decoded; blank in the heatmap.")
+        )
+    return tuple(checks)
+
+
+# --- 7. provenance -------------------------------------------------------------------------------------------------
+
+
+def _provenance(result: SlideResult, run: RunRecord) -> tuple[FactGroup, ...]:
+    groups = (
+        FactGroup("Slide", _slide_facts(result)),
+        FactGroup("Model", _model_facts(result)),
+        FactGroup("Run", _run_facts(result, run)),
+        FactGroup("Settings", tuple(Fact(name, _setting(value)) for name, value in sorted(result.config.items()))),
+        FactGroup("Software", tuple(Fact(name, value) for name, value in sorted(result.software.items()))),
+    )
+    return tuple(
+        FactGroup(group.title, tuple(_shown(fact) for fact in group.facts)) for group in groups if group.facts
+    )
+
+
+def _shown(fact: Fact) -> Fact:
+    return Fact(text.visible(fact.label), text.visible(fact.value).strip() or text.MISSING, fact.code)
+
+
+def _setting(value: str | int | float | bool | None) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _slide_facts(result: SlideResult) -> tuple[Fact, ...]:
+    slide = result.slide
+    rows, columns = slide.shape
+    spacing = "not stated" if slide.spacing_um is None else _spacing(slide.spacing_um)
+    if slide.spacing_origin is not None:
+        spacing += " (supplied by the user)" if slide.spacing_origin == "supplied" else " (from the file)"
+    reader = f"{slide.reader} ({slide.reader_reason})" if slide.reader_reason else slide.reader
+    facts = [
+        Fact("Name", slide.name),
+        Fact("Content SHA-256", slide.digest, code=True),
+        Fact("Size", f"{columns} × {rows} px, {text.plural(slide.levels, 'level')}" if rows else ""),
+        Fact("Spacing", spacing),
+        Fact("Reader", reader),
+        Fact("Vendor", slide.vendor),
+    ]
+    return (*facts, *(Fact(name, value) for name, value in sorted(slide.metadata.items())))
+
+
+def _model_facts(result: SlideResult) -> tuple[Fact, ...]:
+    model = result.model
+    window = f"{model.window_px[1]} × {model.window_px[0]} px at {model.spacing_um:g} µm/px"
+    classes = ", ".join(model.classes)
+    return (
+        Fact("Name and version", f"{model.name} {model.version}"),
+        Fact("Weights SHA-256", model.digest, code=True),
+        Fact("Classes", f"{classes} (reported: {model.positive})"),
+        Fact("Window", window),
+        Fact("Calibration", model.calibration),
+        Fact("Card", model.card),
+    )
+
+
+def _run_facts(result: SlideResult, run: RunRecord) -> tuple[Fact, ...]:
+    speed = f", {run.tiles_per_second:.4g} windows/s" if run.tiles_per_second else ""
+    return (
+        Fact("Run", run.run_id),
+        Fact("Configuration SHA-256", result.config_digest, code=True),
+        Fact("Started (UTC)", run.started_utc),
+        Fact("Finished (UTC)", run.finished_utc),
+        Fact("Duration", f"{text.duration(run.seconds)}{speed}"),
+        Fact("Device", f"{run.device}, batch {run.batch_size}, {run.precision}"),
+    )

@@ -1,0 +1,110 @@
+"""A report as one HTML file that loads nothing: pictures, fonts, styles and the script are inside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from medvision.report.model import Overview, Report
+from medvision.report.pictures import HEAT_OPACITY, Ring
+
+HERE = Path(__file__).parent
+FONTS = {400: HERE / "fonts" / "Inter-Regular.ttf", 600: HERE / "fonts" / "Inter-SemiBold.ttf"}
+
+_TALLEST_REM = 46
+_WIDE = 1.9
+
+
+def render_html(report: Report) -> bytes:
+    """The report as a self-contained page, UTF-8. Equal reports give equal bytes.
+
+    Every value is escaped by the template; the page's policy lets no other script or style run and nothing be fetched.
+    """
+    wide = report.overview is not None and aspect(report.overview) > _WIDE
+    style = read_template("common.css") + read_template("report.css") + _placement(report)
+    return render_page(
+        "report.html.j2",
+        style=style,
+        script=read_template("report.js"),
+        report=report,
+        wide=wide,
+        opacity_percent=round(100 * HEAT_OPACITY),
+        path_of=_path,
+    )
+
+
+def render_page(template: str, *, style: str, script: str, **values: Any) -> bytes:
+    """A template filled in, with the fonts added to its style and a policy that names the digests of both inline parts."""
+    style = _font_faces() + style
+    policy = (
+        "default-src 'none'; img-src data:; font-src data:; "
+        f"style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    page = _environment().get_template(template).render(style=style, script=script, policy=policy, **values)
+    return page.encode("utf-8")
+
+
+def read_template(name: str) -> str:
+    """The text of a file beside the templates."""
+    return (HERE / "templates" / name).read_text(encoding="utf-8")
+
+
+def aspect(overview: Overview) -> float:
+    """Width by height of the overview."""
+    return overview.thumbnail.width / overview.thumbnail.height
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+@cache
+def _font_faces() -> str:
+    faces = []
+    for weight, path in FONTS.items():
+        data = base64.b64encode(path.read_bytes()).decode("ascii")
+        faces.append(
+            f"@font-face{{font-family:Inter;font-weight:{weight};src:url(data:font/ttf;base64,{data}) format('truetype')}}\n"
+        )
+    return "".join(faces)
+
+
+def _digest(inline: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(inline.encode("utf-8")).digest()).decode("ascii")
+
+
+def _placement(report: Report) -> str:
+    """Rules for what depends on this slide's numbers: the policy forbids `style` attributes, so they are written here."""
+    rules = []
+    if report.overview is not None:
+        ratio = aspect(report.overview)
+        rules.append(f".stack{{aspect-ratio:{ratio:.5f};max-width:{_TALLEST_REM * ratio:.2f}rem}}")
+        if report.overview.scale is not None:
+            rules.append(f".stack .bar{{width:{100 * report.overview.scale.fraction:.4f}%}}")
+        rules += [f"#m{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}" for mark in report.overview.marks]
+    for card in report.cards:
+        if card.scale is not None:
+            rules.append(f"#region-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")
+    return "\n".join(rules) + "\n"
+
+
+def _path(rings: tuple[Ring, ...], width: int, height: int) -> str:
+    """The rings as one SVG path in a box of `width` by `height`."""
+    parts = []
+    for ring in rings:
+        points = " ".join(f"{x * width:.1f},{y * height:.1f}" for x, y in ring)
+        parts.append(f"M{points}Z")
+    return "".join(parts)

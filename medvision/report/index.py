@@ -1,0 +1,237 @@
+"""The index page of a run: every slide in one table, the failed ones with their reason, and the evaluation if there is one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from medvision.core.errors import StoreError
+from medvision.report import format as text
+from medvision.report.build import OUTLINES, RESULT, read_record
+from medvision.report.html import read_template, render_page
+from medvision.report.model import BANNER, Tone
+from medvision.report.pictures import Picture, load_picture, small_overlay
+from medvision.store.files import atomic_write
+from medvision.store.records import EvaluationRecord, RunIndex, SlideOutcome, SlideResult
+
+INDEX_HTML = "index.html"
+INDEX_JSON = "index.json"
+THUMBNAIL_SIDE = 200
+
+_FILES = (("Report", "report.html"), ("PDF", "report.pdf"), ("GeoJSON", OUTLINES), ("JSON", RESULT))
+_TONES: dict[str, Tone] = {"no tissue": "neutral", "QC rejected": "warning", "failed": "failed"}
+_FROC_LEFT, _FROC_RIGHT = 0.125, 8.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed value and the number that it is sorted by; a missing one sorts below all."""
+
+    shown: str
+    key: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One slide of the run."""
+
+    name: str
+    tone: Tone
+    verdict: str
+    reason: str
+    note: str
+    picture: Picture | None
+    probability: Cell
+    threshold: float | None
+    length: Cell
+    regions: Cell
+    tissue: Cell
+    flags: tuple[str, ...]
+    links: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class FrocPlot:
+    """A FROC curve in fractions of the plot's width and height, y upwards, with the ticks of its x axis."""
+
+    points: tuple[tuple[float, float], ...]
+    ticks: tuple[tuple[float, str], ...]
+
+
+def render_index(
+    folder: Path, outcomes: Sequence[SlideOutcome] | None = None, evaluation: EvaluationRecord | None = None
+) -> Path:
+    """Write `index.html` for the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
+
+    The page has one row per outcome, in that order, with what the slide's own `result.json` says where there is one. Left
+    out, the outcomes and the evaluation are those of the stored `index.json`, or else one outcome per slide folder found.
+
+    Raises:
+        StoreError: if a stored record cannot be read, or the page not be written.
+    """
+    index = _index(folder, outcomes, evaluation)
+    rows = [_row(folder, outcome) for outcome in index.outcomes]
+    page = render_page(
+        "index.html.j2",
+        style=read_template("common.css") + read_template("index.css"),
+        script=read_template("index.js"),
+        title=f"{text.plural(len(rows), 'slide')} analysed",
+        banner=BANNER,
+        summary=_summary(rows),
+        failed=[row for row in rows if row.tone == "failed"],
+        rows=rows,
+        evaluation=index.evaluation,
+        scores=_scores(index.evaluation),
+        froc=None if index.evaluation is None or not index.evaluation.froc else froc_plot(index.evaluation.froc),
+    )
+    atomic_write(folder / INDEX_JSON, (index.model_dump_json(indent=1) + "\n").encode())
+    atomic_write(folder / INDEX_HTML, page)
+    return folder / INDEX_HTML
+
+
+def froc_plot(curve: Sequence[tuple[float, float]]) -> FrocPlot:
+    """The steps of a FROC curve over 1/8 to 8 false positives per slide, on a logarithmic axis as CAMELYON's points are."""
+
+    def across(false_positives: float) -> float:
+        kept = min(max(false_positives, _FROC_LEFT), _FROC_RIGHT)
+        return round(math.log2(kept / _FROC_LEFT) / math.log2(_FROC_RIGHT / _FROC_LEFT), 5)
+
+    points, height = [(0.0, 0.0)], 0.0
+    for false_positives, sensitivity in curve:
+        points += [(across(false_positives), height), (across(false_positives), round(sensitivity, 5))]
+        height = round(sensitivity, 5)
+    ticks = ((0.125, "⅛"), (0.25, "¼"), (0.5, "½"), (1, "1"), (2, "2"), (4, "4"), (8, "8"))
+    return FrocPlot((*points, (1.0, height)), tuple((across(at), name) for at, name in ticks))
+
+
+def _index(
+    folder: Path, outcomes: Sequence[SlideOutcome] | None, evaluation: EvaluationRecord | None
+) -> RunIndex:
+    stored = read_record(folder / INDEX_JSON, RunIndex) if (folder / INDEX_JSON).is_file() else None
+    if evaluation is None and outcomes is None and stored is not None:
+        evaluation = stored.evaluation
+    if outcomes is None:
+        outcomes = _found(folder) if stored is None else stored.outcomes
+    # The path as given may say more about a patient than the page may; seconds differ between equal runs.
+    kept = tuple(outcome.model_copy(update={"slide": outcome.name, "seconds": 0.0}) for outcome in outcomes)
+    return RunIndex(outcomes=kept, evaluation=evaluation)
+
+
+def _found(folder: Path) -> list[SlideOutcome]:
+    """An outcome for each slide folder of a run that has no stored index."""
+    found = []
+    for path in sorted(folder.glob(f"*/{RESULT}")):
+        if path.parent.name.startswith("."):
+            continue
+        result = read_record(path, SlideResult)
+        name = path.parent.name
+        found.append(SlideOutcome(slide=name, name=name, status=result.verdict, reason=result.reason))
+    return found
+
+
+def _row(folder: Path, outcome: SlideOutcome) -> Row:
+    slide = folder / outcome.name
+    if slide.parent != folder or outcome.name in ("", ".", ".."):
+        raise StoreError(f"{folder / INDEX_JSON}: {outcome.name!r} is not the name of a slide's folder")
+    result = read_record(slide / RESULT, SlideResult) if (slide / RESULT).is_file() else None
+    if outcome.status == "failed" or result is None:
+        # Of a failed slide an earlier run may have left a result: its figures must not stand beside the failure.
+        return _failed_row(outcome, slide, result)
+    label = result.label or result.verdict
+    verdict = label if result.verdict == "done" else result.verdict
+    physical = result.slide.spacing_um is not None
+    longest = max((region.length_mm for region in result.regions), default=None)
+    return Row(
+        name=text.visible(result.slide.name),
+        tone=_TONES.get(result.verdict) or result.label or "neutral",
+        verdict=text.sentence(verdict),
+        reason=text.visible(result.reason),
+        note=outcome.status if outcome.status in ("unchanged", "resumed") else "",
+        picture=_picture(slide, result),
+        probability=_cell(result.probability, text.probability),
+        threshold=result.threshold,
+        length=_cell(longest if physical else None, text.length_mm),
+        regions=Cell(text.count(len(result.regions)), len(result.regions)) if result.verdict == "done" else _NONE,
+        tissue=_cell(result.tissue.area_mm2 if physical and result.tissue else None, text.area_mm2),
+        flags=_flags(result),
+        links=_links(slide, result),
+    )
+
+
+_NONE = Cell("–", -1.0)
+
+
+def _failed_row(outcome: SlideOutcome, slide: Path, result: SlideResult | None) -> Row:
+    failed = outcome.status == "failed"
+    own = result is not None and result.verdict == "failed"
+    return Row(
+        name=text.visible(outcome.name),
+        tone="failed",
+        verdict="Failed" if failed else "Result missing",
+        reason=text.visible(outcome.reason) or ("No reason was recorded." if failed else f"{RESULT} is not there."),
+        note="",
+        picture=None,
+        probability=_NONE,
+        threshold=None,
+        length=_NONE,
+        regions=_NONE,
+        tissue=_NONE,
+        flags=(),
+        links=_links(slide, result) if own and result is not None else (),
+    )
+
+
+def _cell(value: float | None, shown: object) -> Cell:
+    assert callable(shown)
+    return _NONE if value is None else Cell(str(shown(value)), value)
+
+
+def _flags(result: SlideResult) -> tuple[str, ...]:
+    flags = [text.visible(measure.name) for measure in result.qc if not measure.ok]
+    if result.heatmap is not None and result.heatmap.unread:
+        flags.append(text.plural(result.heatmap.unread, "window") + " unread")
+    return tuple(text.sentence(flag) for flag in flags)
+
+
+def _picture(slide: Path, result: SlideResult) -> Picture | None:
+    if "thumbnail" not in result.images:
+        return None
+    thumbnail = load_picture(slide, result.images["thumbnail"], f"Heatmap of {text.visible(result.slide.name)}")
+    heatmap = load_picture(slide, result.images["heatmap"], "") if "heatmap" in result.images else None
+    return small_overlay(thumbnail, heatmap, THUMBNAIL_SIDE)
+
+
+def _links(slide: Path, result: SlideResult | None) -> tuple[tuple[str, str], ...]:
+    """Addresses relative to the index page, for the files that are there; the leading `./` keeps a name from being a scheme."""
+    files = list(_FILES)
+    if result is not None and result.heatmap is not None:
+        files.insert(2, ("Heatmap", result.heatmap.file))
+    return tuple(
+        (label, f"./{quote(slide.name, safe='')}/{quote(name)}") for label, name in files if (slide / name).is_file()
+    )
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    counts = Counter(row.verdict.lower() if row.verdict != "QC rejected" else row.verdict for row in rows)
+    order = ("positive", "negative", "no tissue", "QC rejected", "failed")
+    known = [name for name in order if name in counts] + sorted(set(counts) - set(order))
+    return ", ".join(f"{counts[name]} {name}" for name in known)
+
+
+def _scores(evaluation: EvaluationRecord | None) -> tuple[tuple[str, ...], ...]:
+    if evaluation is None:
+        return ()
+    return tuple(
+        (
+            text.visible(score.name),
+            f"{score.value:.3f}",
+            "not estimated" if score.interval is None else f"{score.interval[0]:.3f} – {score.interval[1]:.3f}",
+            text.count(score.cases),
+            text.visible(score.protocol),
+        )
+        for score in evaluation.scores
+    )

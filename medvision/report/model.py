@@ -1,0 +1,130 @@
+"""The one view model of a slide's report: everything formatted and in reading order, before HTML or PDF is chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medvision.report.pictures import ColourStop, Picture, Ring, ScaleBar
+
+BANNER = "RESEARCH USE ONLY – not for diagnosis"
+
+Tone = Literal["positive", "negative", "neutral", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A label with its value; `code` marks digests and the like, which are set in a fixed pitch."""
+
+    label: str
+    value: str
+    code: bool = False
+
+
+@dataclass(frozen=True)
+class FactGroup:
+    """Facts under one heading."""
+
+    title: str
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """The slide's probability and the threshold on the fixed scale from 0 to 1."""
+
+    probability: float
+    threshold: float
+    probability_text: str
+    threshold_text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the analysis came to, in words first."""
+
+    tone: Tone
+    title: str
+    explanation: str
+    gauge: Gauge | None
+    figures: tuple[Fact, ...]
+    statements: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A region's number at a place given as fractions of the slide's width and height."""
+
+    number: int
+    x: float
+    y: float
+    linked: bool
+
+
+@dataclass(frozen=True)
+class Overview:
+    """The thumbnail and the heat over it, of the same extent. `scale` is None where the slide has no spacing."""
+
+    thumbnail: Picture
+    heatmap: Picture | None
+    outlines: tuple[Ring, ...]
+    marks: tuple[Mark, ...]
+    scale: ScaleBar | None
+    extent: str
+
+
+@dataclass(frozen=True)
+class RegionCard:
+    """One of the top regions with its high-power picture."""
+
+    number: int
+    peak: str
+    picture: Picture | None
+    scale: ScaleBar | None
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: `numeric` tells which columns are right-aligned figures."""
+
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of quality control."""
+
+    name: str
+    value: str
+    limit: str
+    ok: bool
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """A slide's report in reading order. A part that the verdict leaves empty is None or ()."""
+
+    title: str
+    slide: str
+    subtitle: tuple[str, ...]
+    verdict: Verdict
+    threshold_text: str
+    overview: Overview | None
+    colours: tuple[ColourStop, ...]
+    cards: tuple[RegionCard, ...]
+    cards_note: str
+    measures: tuple[Fact, ...]
+    measures_note: str
+    region_table: Grid | None
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    provenance: tuple[FactGroup, ...]
+    limits: tuple[str, ...]
+    footer: str
+    banner: str = BANNER
+    sign_off: tuple[str, ...] = ("Name", "Date", "Signature")

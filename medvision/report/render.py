@@ -1,0 +1,71 @@
+"""Write reports from stored results: for one slide, or for every slide of a run and its index page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medvision.core.errors import StoreError, UsageError
+from medvision.report.build import RESULT, build_report
+from medvision.report.html import render_html
+from medvision.report.index import INDEX_JSON, render_index
+from medvision.report.pdf import render_pdf
+from medvision.store.files import atomic_write
+from medvision.store.manifest import MANIFEST, record_changes, verify
+from medvision.store.store import ResultStore
+
+HTML = "report.html"
+PDF = "report.pdf"
+
+
+def write_report(folder: Path) -> list[Path]:
+    """Render the HTML and PDF of the slide whose result lies in `folder`; returns their paths.
+
+    Raises:
+        StoreError: if the result is missing, of another schema version, or a picture is missing or broken.
+    """
+    report = build_report(folder)
+    pages = {folder / HTML: render_html(report), folder / PDF: render_pdf(report)}
+    for path, data in pages.items():
+        atomic_write(path, data)
+    return list(pages)
+
+
+def render_reports(folder: Path) -> list[Path]:
+    """Render again from stored files, nothing recomputed; returns the paths written, the index page last.
+
+    `folder` is a slide's result folder, or a run's folder with such folders in it. Equal stored files give equal bytes.
+
+    Raises:
+        UsageError: if `folder` is neither.
+        StoreError: if a result is incomplete, altered, or of another schema version.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; give a slide's result folder, or the folder of a run")
+    if (folder / RESULT).is_file():
+        return _render_again(folder)
+    slides = sorted(path.parent for path in folder.glob(f"*/{RESULT}") if not path.parent.name.startswith("."))
+    if not slides and not (folder / INDEX_JSON).is_file():
+        raise UsageError(f"{folder}: holds neither {RESULT} nor folders with one; `medvision analyze --out` makes them")
+    written = [path for slide in slides for path in _render_again(slide)]
+    return [*written, render_index(folder)]
+
+
+def _render_again(folder: Path) -> list[Path]:
+    """Write a slide's report under its lock, and record the new digests where the store keeps a manifest.
+
+    An altered or lost report is what one renders again for; any other altered file is refused.
+    """
+    if not (folder / MANIFEST).is_file():
+        return write_report(folder)
+    store = ResultStore(folder.parent)
+    store.folder(folder.name)
+    with store.lock(folder.name):
+        own = tuple(str(folder / name) for name in (HTML, PDF))
+        problems = [problem for problem in verify(folder) if not problem.startswith(own)]
+        if problems:
+            raise StoreError(f"{folder} is not a whole result: {'; '.join(problems)}")
+        written = write_report(folder)
+        record_changes(folder)
+    return written
