@@ -18,9 +18,9 @@ class PenSettings:
     """What tells ink from stain: differences and ratios of the natural optical densities of red, green and blue.
 
     Haematoxylin and eosin absorb green most. Blue and green ink absorb red most: red over green by `cool_seed` in its
-    core and `cool_grow` in its fading rim. Red ink absorbs blue nearly as much as green (`warm_ratio_*`) and hardly any
-    red (`warm_seed`, `warm_grow`). Black ink is neutral and dark. Ink is a patch of at least `minimum_area_um2` of core;
-    the rim grows out of the core only, and a margin of `margin_um` is added.
+    core and `cool_grow` in its fading rim. Red ink absorbs blue nearly as much as green (`warm_ratio_*`) and hardly
+    any red (`warm_seed`, `warm_grow`). Black ink is neutral and dark. Ink is a patch of at least `minimum_area_um2`
+    of core; the rim grows out of the core only, and a margin of `margin_um` is added.
     """
 
     cool_seed: float = 0.35
@@ -82,4 +82,4 @@ def _grown(seed: Mask, grow: Mask, minimum: float) -> npt.NDArray[np.uint8]:
     count, labels = cv2.connectedComponents((seed | grow).astype(np.uint8), connectivity=8)
     enough = np.bincount(labels[seed], minlength=count) >= minimum
     enough[0] = False
-    return enough[labels].astype(np.uint8)
+    return np.asarray(enough[labels], dtype=np.uint8)

@@ -1,11 +1,11 @@
 """Where the tissue is, on a low-resolution view of a slide. Classical, fast, and with every number on record.
 
-The signal is chroma: the spread between the colour channels after the glass was balanced to white. Stained tissue absorbs
-green more than red or blue (brown chromogen: blue most), while glass, scanner borders, stitching gaps, cover-slip edges
-and shadows are neutral at any brightness, so white, grey and black surroundings need no special case. Otsu's threshold
-separates the two where there is tissue (Wang et al. 2016 take Otsu's on the saturation); fixed bounds on it keep faint
-stain in and give an empty mask on empty glass. Pen ink is told from stain by the ratios of its optical densities.
-`docs/tissue-and-quality.md` shows examples and figures.
+The signal is chroma: the spread between the colour channels after the glass was balanced to white. Stained tissue
+absorbs green more than red or blue (brown chromogen: blue most), while glass, scanner borders, stitching gaps,
+cover-slip edges and shadows are neutral at any brightness, so white, grey and black surroundings need no special
+case. Otsu's threshold separates the two where there is tissue (Wang et al. 2016 take Otsu's on the saturation); fixed
+bounds on it keep faint stain in and give an empty mask on empty glass. Pen ink is told from stain by the ratios of
+its optical densities. `docs/tissue-and-quality.md` shows examples and figures.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Planes = npt.NDArray[np.float32]
 class TissueSettings:
     """Limits of the tissue search. Chroma and noise are in 0..1, grey levels in 0..255.
 
-    Otsu's threshold is held between `chroma_floor` (raised to `noise_factor` deviations above what the glass itself shows)
-    and `chroma_ceiling`. Fat has a chroma below the ceiling, so it is left out unless the stain of the whole slide is as
-    faint. Finer views than `working_um` are averaged down to it first.
+    Otsu's threshold is held between `chroma_floor` (raised to `noise_factor` deviations above what the glass itself
+    shows) and `chroma_ceiling`. Fat has a chroma below the ceiling, so it is left out unless the stain of the whole
+    slide is as faint. Finer views than `working_um` are averaged down to it first.
     """
 
     working_um: float = 16.0
@@ -78,7 +78,7 @@ def find_tissue(image: Image, spacing_um: float, *, settings: TissueSettings | N
     spread = _local_range(view)
     glass = _glass_colour(view, spread, chosen)
     balanced = _balance(view, glass)
-    chroma = cv2.GaussianBlur(_chroma(balanced), (3, 3), 0)
+    chroma = _chroma(balanced)
 
     dark = balanced.max(axis=2) < chosen.black_level
     border = _border(balanced, chroma, spread, dark, chosen)
@@ -149,7 +149,8 @@ def _working_view(image: Image, spacing_um: float, working_um: float) -> tuple[I
     if factor < 1.2:
         return image, spacing_um
     size = tuple(max(1, round(length / factor)) for length in image.shape[1::-1])
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), spacing_um * image.shape[1] / size[0]
+    view = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(view, dtype=np.uint8), spacing_um * image.shape[1] / size[0]
 
 
 def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
@@ -162,14 +163,16 @@ def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
 def _chroma(balanced: Image) -> Planes:
     red, green, blue = cv2.split(balanced)
     highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    return (highest - lowest).astype(np.float32) / np.float32(255)
+    smooth = cv2.GaussianBlur((highest - lowest).astype(np.float32), (3, 3), 0)
+    return np.asarray(smooth / np.float32(255), dtype=np.float32)
 
 
 def _local_range(view: Image) -> npt.NDArray[np.uint8]:
     """Largest minus smallest value in 3 x 3 pixels: 0 to 2 where a scanner or a program filled in one colour."""
     lightness = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
     kernel = np.ones((3, 3), np.uint8)
-    return cv2.subtract(cv2.dilate(lightness, kernel), cv2.erode(lightness, kernel))
+    spread = cv2.subtract(cv2.dilate(lightness, kernel), cv2.erode(lightness, kernel))
+    return np.asarray(spread, dtype=np.uint8)
 
 
 def _glass_colour(
@@ -199,7 +202,8 @@ def _balance(view: Image, glass: npt.NDArray[np.float64]) -> Image:
 def _border(
     balanced: Image, chroma: Planes, spread: npt.NDArray[np.uint8], dark: Mask, settings: TissueSettings
 ) -> Mask:
-    """What was not imaged: large flat neutral areas darker than the glass that reach the frame, and black ones anywhere.
+    """What was not imaged: large flat neutral areas darker than the glass that reach the frame, and black ones
+    anywhere.
 
     A white fill is as empty as glass and is not told from it.
     """
@@ -213,7 +217,10 @@ def _border(
     found = _components(off_glass & ~dark, minimum, at_frame=True) | _components(flat & dark, minimum)
     # a flat area's rim lies within reach of the local range: grow over it
     rim = cv2.dilate(found.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    return found | (rim & neutral & (off_glass | dark | (lightness < glass_level - settings.grey_step // 2)))
+    return np.asarray(
+        found | (rim & neutral & (off_glass | dark | (lightness < glass_level - settings.grey_step // 2))),
+        dtype=bool,
+    )
 
 
 def _components(mask: Mask, minimum: float, *, at_frame: bool = False) -> Mask:
@@ -251,8 +258,8 @@ def _tidy(mask: Mask, view_um: float, settings: TissueSettings) -> Mask:
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
     padded = cv2.copyMakeBorder(mask.astype(np.uint8), radius, radius, radius, radius, cv2.BORDER_REPLICATE)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)
-    closed = closed[radius : closed.shape[0] - radius, radius : closed.shape[1] - radius].astype(bool)
-    kept = _without_small(closed, settings.minimum_area_um2 / view_um**2)
+    inner = closed[radius : closed.shape[0] - radius, radius : closed.shape[1] - radius] > 0
+    kept = _without_small(np.asarray(inner, dtype=bool), settings.minimum_area_um2 / view_um**2)
     return ~_without_small(~kept, settings.hole_um2 / view_um**2)
 
 
