@@ -61,7 +61,7 @@ def _here(slides: list[Path], out: Path, config: AnalyzeConfig) -> list[SlideOut
 
 
 def _through_prefect(slides: list[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
-    from flows.analyze import run_analyze
+    from flows.local import run_analyze
 
     outcomes = run_analyze(slides, out, config)
     for outcome in outcomes:

@@ -4,6 +4,8 @@ Each is a `MedvisionError`, so that a caller can tell a known failure from a bug
 programmer would expect. The message names the file, the value, and the known choices.
 """
 
+import errno
+
 
 class MedvisionError(Exception):
     """Any failure that the package foresaw and can explain."""
@@ -43,3 +45,26 @@ class AnnotationError(MedvisionError, ValueError):
 
 class StoreError(MedvisionError, OSError):
     """A result that could not be written whole, or that does not match what it claims to be."""
+
+
+_TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EAGAIN", "EBUSY", "EINTR", "ESTALE", "ETIMEDOUT"),
+        *("ENETDOWN", "ENETUNREACH", "ENETRESET", "ECONNRESET", "ECONNABORTED", "EHOSTDOWN", "EHOSTUNREACH"),
+    )
+    if hasattr(errno, name)
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the system's reason for `error`, or for what caused it, may pass: a disk or network that did not answer.
+
+    A corrupt file, a full disk or a wrong parameter is none.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _TRANSIENT:
+            return True
+        cause = cause.__cause__
+    return False

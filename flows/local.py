@@ -1,0 +1,89 @@
+"""Run a flow on this machine alone, on a Prefect server that lives as long as the run.
+
+Prefect reads its settings when it is imported and makes its home folder there and then. Everything that imports it is
+therefore imported late, once the environment says where that home is and that nothing is to be reported to anyone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medvision.pipelines.config import AnalyzeConfig
+from medvision.store.files import atomic_write
+from medvision.store.provenance import new_run_id
+from medvision.store.records import SlideOutcome
+from medvision.store.store import CONTROL
+
+
+def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
+    """Analyse slides through the `analyze` flow; the same files as a plain run, and the same outcomes.
+
+    Uses the server that `PREFECT_API_URL` names, if that is set, else its own, whose database lies below `out`.
+
+    Raises:
+        MedvisionError: before the first slide, if the model cannot be had.
+    """
+    control = out / CONTROL
+    control.mkdir(parents=True, exist_ok=True)
+    manifest = control / f"slides-{new_run_id()}.json"
+    atomic_write(manifest, json.dumps([str(slide.absolute()) for slide in slides]).encode())
+    try:
+        with _home(control / "prefect") as home, prefect_settings(home):
+            from flows.analyze import analyze
+
+            state = analyze(manifest, out, config, return_state=True)
+            result = state.result(raise_on_failure=False)
+    finally:
+        manifest.unlink(missing_ok=True)
+    if isinstance(result, BaseException):
+        raise result
+    outcomes = [SlideOutcome.model_validate(row) for row in result]
+    return [outcome.model_copy(update={"slide": str(s)}) for outcome, s in zip(outcomes, slides, strict=True)]
+
+
+@contextlib.contextmanager
+def prefect_settings(home: Path) -> Iterator[None]:
+    """Prefect at work below `home` and nowhere else: no telemetry, no heartbeats, little talk, its own server.
+
+    The server answers on 127.0.0.1 only and ends with the context. Where `PREFECT_API_URL` is set none is started.
+    """
+    quiet = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
+        "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    }
+    os.environ["DO_NOT_TRACK"] = "1"
+    if "prefect" not in sys.modules:
+        os.environ.update({name: value for name, value in quiet.items() if name not in os.environ})
+
+    from prefect import settings
+    from prefect.server.api.server import SubprocessASGIServer
+
+    changes = {getattr(settings, name): value for name, value in quiet.items()}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(settings.temporary_settings(changes))
+        if not settings.PREFECT_API_URL.value():
+            server = stack.enter_context(SubprocessASGIServer())
+            stack.enter_context(settings.temporary_settings({settings.PREFECT_API_URL: server.api_url}))
+        yield
+
+
+@contextlib.contextmanager
+def _home(wanted: Path) -> Iterator[Path]:
+    """A home folder for one server: `wanted`, or a temporary one while another run is using that."""
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(f"{wanted}.lock", timeout=0))
+        except Timeout:
+            wanted = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medvision-prefect-")))
+        yield wanted
