@@ -1,0 +1,7 @@
+"""Slides and pictures behind one contract: `open_source` picks the reader, `read_at` is the only way to resample."""
+
+from medvision.sources.base import Source
+from medvision.sources.opening import open_source
+from medvision.sources.resample import extent_at, read_at
+
+__all__ = ["Source", "extent_at", "open_source", "read_at"]

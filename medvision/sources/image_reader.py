@@ -1,0 +1,129 @@
+"""Pictures that are decoded whole, through Pillow: PNG, JPEG, WebP, BMP, JPEG 2000, and TIFFs in old encodings."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medvision.core.digest import digest_file
+from medvision.core.errors import SourceTooLargeError, UnreadableSourceError
+from medvision.core.geometry import Box, Spacing
+from medvision.sources.base import READERS, Level, Pixels
+from medvision.sources.facts import facts
+from medvision.sources.faults import MAX_FLAT_PIXELS, DeclinedError, check_pixels, check_shape, declining
+from medvision.sources.tiff_codec import on_white
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_KINDS = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "BMP": "BMP", "JPEG2000": "JPEG 2000", "TIFF": "TIFF"}
+_OLD_JPEG, _YCBCR = 6, 6
+_warnings_lock = threading.Lock()
+
+
+@READERS.register("image")
+def open_image(path: Path) -> ImageSource:
+    """Open and decode a picture. Its resolution in dpi is about print and screens, so it never counts as spacing."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        # Pillow warns of large or odd files; what matters of that is an error here.
+        with _warnings_lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with declining(), Image.open(path, formats=list(_KINDS)) as image:
+                _check(image)
+                kind = _KINDS[str(image.format)]
+                pixels = _decode(image)
+                found = {
+                    "compression": kind,
+                    "bits": 16 if image.mode.startswith("I") else 8,
+                    "samples": len(image.getbands()),
+                    "icc_profile": "present" if image.info.get("icc_profile") else "absent",
+                }
+    except Image.DecompressionBombError as error:
+        raise SourceTooLargeError(str(error)) from error
+    except DeclinedError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise DeclinedError("not a picture that Pillow knows") from error
+        raise
+    return ImageSource(path, pixels, facts(found), f"{kind} picture, decoded whole by Pillow")
+
+
+@dataclass(eq=False)
+class ImageSource:
+    """A decoded picture: one level, no spacing of its own."""
+
+    path: Path
+    pixels: Pixels
+    metadata: Mapping[str, str]
+    why: str
+    spacing: Spacing | None = None
+    vendor: str = "picture"
+    axes: str = "yx"
+    channels: int = 3
+    fill: int = 255
+    reader: str = "image"
+
+    def __post_init__(self) -> None:
+        self.levels = (Level(self.pixels.shape[:2], (1.0, 1.0)),)
+        self._closed = False
+
+    @cached_property
+    def id(self) -> str:
+        """SHA-256 of the file."""
+        return digest_file(self.path)
+
+    def read(self, box: Box, level: int = 0) -> Pixels:
+        """Pixels of `box`; white outside. See `Source.read`."""
+        if self._closed:
+            raise UnreadableSourceError(f"{self.path} is closed")
+        if level != 0:
+            raise IndexError(f"{self.path} has level 0 only, not {level}")
+        inside = box.intersect(Box((0, 0), self.levels[0].shape))
+        if inside == box:
+            return self.pixels[box.slices()].copy()
+        out = np.full((*box.shape, 3), self.fill, np.uint8)
+        if inside.size:
+            out[inside.shift((-box.start[0], -box.start[1])).slices()] = self.pixels[inside.slices()]
+        return out
+
+    def close(self) -> None:
+        """Drop the pixels."""
+        self._closed = True
+        self.pixels = np.empty((0, 0, 3), np.uint8)
+
+
+def _check(image: Image.Image) -> None:
+    if image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        if tags.get(259) != _OLD_JPEG and tags.get(262) != _YCBCR:
+            raise DeclinedError("a TIFF for the other readers")
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise UnreadableSourceError(f"holds {frames} frames, and only a single picture is read as a source")
+    shape = (image.height, image.width)
+    check_shape("the picture", shape)
+    check_pixels("the picture", shape, MAX_FLAT_PIXELS)
+
+
+def _decode(image: Image.Image) -> Pixels:
+    """RGB on white, upright by the EXIF orientation. 16-bit grey is shown as its upper 8 bits, rounded."""
+    from PIL import ImageOps
+
+    image.load()
+    image = ImageOps.exif_transpose(image) or image
+    if image.mode.startswith("I"):
+        grey = np.asarray(image).astype(np.uint32)
+        small = (np.minimum(grey, 65535) * 255 + 32767) // 65535
+        return np.repeat(small.astype(np.uint8)[..., None], 3, axis=-1)
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        return on_white(rgba[..., :3], rgba[..., 3])
+    return np.array(image.convert("RGB"))

@@ -1,0 +1,97 @@
+"""Opening a path: the reader is chosen by the file's content, never by its name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from medvision.core.errors import UnreadableSourceError
+from medvision.sources.base import READERS, Opener, Source
+from medvision.sources.faults import DeclinedError, reason_of
+from medvision.sources.spacing import supplied
+
+READABLE = (
+    "whole-slide images (SVS, TIFF, OME-TIFF, QPTIFF, NDPI, MRXS, SCN, BIF, VMS, DICOM) and pictures (PNG, JPEG, WebP, "
+    "BMP, JPEG 2000)"
+)
+"""The kinds of file that can be read, in words for a person."""
+
+_LAST = ("tiff", "openslide", "image")
+"""The general readers, tried in this order after all others: MRXS begins with a JPEG, so pictures come last."""
+
+
+def open_source(path: str | Path, spacing_um: float | tuple[float, float] | None = None) -> Source:
+    """Open a slide or picture with the first reader that knows its content; `why` on the result says which and why.
+
+    `spacing_um` is the side of a level-0 pixel in micrometres, one number or (row, column); it replaces what the file
+    states, and the spacing's origin is then "supplied".
+
+    Raises:
+        UnreadableSourceError: if the path is absent, a folder, damaged or of an unknown kind.
+        SourceTooLargeError: if the file claims dimensions beyond the limits.
+        UsageError: if `spacing_um` is not positive.
+    """
+    path = Path(path)
+    given = None if spacing_um is None else supplied(spacing_um)
+    _check_file(path)
+    reasons: list[str] = []
+    for name, opener in _openers():
+        try:
+            source = opener(path)
+        except DeclinedError as error:
+            if error.recognised:
+                reasons.append(f"{name}: {error}")
+            continue
+        except UnreadableSourceError as error:
+            # The reader knows the kind and what is wrong with it; a more general one would only guess.
+            also = "".join(f"; {reason}" for reason in reasons)
+            raise type(error)(f"{path}: {error}{also}") from error
+        if given is not None:
+            source.spacing = given
+        if reasons:
+            source.why = f"{source.why} ({'; '.join(reasons)})"
+        return source
+    if reasons:
+        raise UnreadableSourceError(f"{path}: damaged or unsupported ({'; '.join(reasons)})")
+    raise UnreadableSourceError(f"{path}: {_kind_of(path)}. Readable are {READABLE}")
+
+
+def _kind_of(path: Path) -> str:
+    with path.open("rb") as stream:
+        dicom = stream.read(132)[128:] == b"DICM"
+    return "a DICOM file, but not a whole-slide image" if dicom else "not an image of a known kind"
+
+
+def _check_file(path: Path) -> None:
+    try:
+        if path.is_dir():
+            raise UnreadableSourceError(f"{path}: is a folder; name a file. Readable are {READABLE}")
+        if not path.exists():
+            raise UnreadableSourceError(f"{path}: no such file")
+        if not path.is_file():
+            raise UnreadableSourceError(f"{path}: is not a regular file")
+        if path.stat().st_size == 0:
+            raise UnreadableSourceError(f"{path}: is empty (0 bytes)")
+        path.open("rb").close()
+    except (OSError, RuntimeError, ValueError) as error:  # symlink loop, no permission, a NUL in the name
+        if isinstance(error, UnreadableSourceError):
+            raise
+        raise UnreadableSourceError(f"{path}: {reason_of(error)}") from error
+
+
+def _openers() -> Iterator[tuple[str, Opener]]:
+    _load_readers()
+    for name in [*(n for n in READERS if n not in _LAST), *_LAST]:
+        yield name, READERS[name]
+
+
+@cache
+def _load_readers() -> None:
+    """Import every module of this package called `*_reader`: a new format is one such file."""
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if module.name.endswith("_reader"):
+            importlib.import_module(f"{package}.{module.name}")

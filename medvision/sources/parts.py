@@ -1,0 +1,53 @@
+"""Which files make up one slide, for its digest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def files_of(path: Path, vendor: str) -> list[Path]:
+    """All files of the slide at `path`, itself among them; `vendor` as OpenSlide calls it."""
+    if vendor == "mirax":
+        return [path, *_below(path.with_suffix(""))]
+    if vendor == "hamamatsu":
+        return [path, *_named_in(path)]
+    if vendor == "dicom":
+        return _series(path)
+    return [path]
+
+
+def _below(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else []
+
+
+def _named_in(path: Path) -> list[Path]:
+    """Files that a VMS or VMU index names (`ImageFile(1,0)=...`), where they exist beside it."""
+    if path.suffix.lower() not in (".vms", ".vmu"):
+        return []
+    text = path.read_text(encoding="utf-8", errors="replace")
+    named = re.findall(r"^\w*File(?:\([\d,]+\))?\s*=\s*(.+?)\s*$", text, re.MULTILINE)
+    found = {path.parent / Path(name).name for name in named if name}
+    return sorted(p for p in found if p.is_file() and p != path)
+
+
+def _series(path: Path) -> list[Path]:
+    """DICOM instances in the same folder that belong to the same series, as OpenSlide gathers them."""
+    own = _series_uid(path)
+    if own is None:
+        return [path]
+    return sorted(p for p in path.parent.iterdir() if p == path or (p.is_file() and _series_uid(p) == own))
+
+
+def _series_uid(path: Path) -> str | None:
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    with path.open("rb") as stream:
+        if stream.read(132)[128:] != b"DICM":
+            return None
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError):
+        return None
+    return str(header.get("SeriesInstanceUID", "")) or None

@@ -1,0 +1,196 @@
+"""The only level choice and the only resampling: a source read on a grid of a wanted spacing.
+
+The *plan grid* at spacing s has pixel i cover [i*s, (i+1)*s) micrometres from the corner of level 0. Every output pixel
+is a function of its own index alone, so a window has the same pixels whether it is read alone or cut from a larger
+read, and rounding does not add up along a slide.
+
+With f the side of a wanted pixel in pixels of the level that is read:
+
+- f within 1% of an integer k (0.499 served as 0.5; 0.2501 averaged to 0.5): the mean of the k x k whole native pixels
+  whose centre is nearest. Nothing is blurred; the position is off by half a native pixel at most, anywhere on a slide.
+- f > 1 otherwise: the exact mean over the pixel's area, fractions of native pixels weighted by their share.
+- f < 1: bilinear between native pixel centres; the file is coarser than what was asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medvision.core.errors import UsageError
+from medvision.core.geometry import Box
+from medvision.sources.base import Pixels, Source
+from medvision.sources.spacing import require_spacing
+
+TOLERANCE = 0.01
+"""Largest relative difference between a wanted pixel and whole native ones that is served without blending."""
+_NATIVE_SIDE = 2048
+"""Side of the largest native block held while reducing; bounds memory and keeps 32-bit integral images exact."""
+
+Indices = npt.NDArray[np.int64]
+
+
+def extent_at(source: Source, spacing_um: float) -> tuple[int, int]:
+    """Rows and columns of the plan grid at `spacing_um`: the pixels whose centre lies inside, at least one."""
+    spacing = _fit(source, spacing_um)
+    rows, columns = (
+        max(1, math.ceil(n * side / spacing_um - 0.5 - 1e-6))
+        for n, side in zip(source.levels[0].shape, spacing, strict=True)
+    )
+    return rows, columns
+
+
+def read_at(source: Source, box: Box, spacing_um: float) -> Pixels:
+    """Pixels of `box`, in plan pixels at `spacing_um`, as uint8 `(*box.shape, 3)`; `source.fill` outside the image.
+
+    Raises:
+        SpacingError: if the source has no spacing fit to measure with.
+        WindowUnreadableError: if any part inside the image cannot be decoded.
+    """
+    level, factors = choose_level(source, spacing_um)
+    wholes = tuple(max(1, round(f)) for f in factors)
+    if all(abs(f / k - 1) <= TOLERANCE for f, k in zip(factors, wholes, strict=True)):
+        if wholes == (1, 1):
+            return _pick(source, box, level, factors)
+        return _in_parts(
+            box,
+            (wholes[0], wholes[1]),
+            lambda part: _mean_of_whole(source, part, level, factors, (wholes[0], wholes[1])),
+        )
+    if min(factors) >= 1:
+        return _in_parts(box, factors, lambda part: _mean_of_area(source, part, level, factors))
+    return _in_parts(box, (1.0, 1.0), lambda part: _between(source, part, level, factors))
+
+
+def choose_level(source: Source, spacing_um: float) -> tuple[int, tuple[float, float]]:
+    """The coarsest level whose pixels are at most as large as wanted (within 1%).
+
+    With it, how many of its pixels a wanted pixel spans, per axis. Level 0 where every level is coarser than wanted.
+    """
+    spacing = _fit(source, spacing_um)
+    best, factors = 0, (spacing_um / spacing[0], spacing_um / spacing[1])
+    for index, level in enumerate(source.levels[1:], start=1):
+        candidate = (
+            spacing_um / (spacing[0] * level.downsample[0]),
+            spacing_um / (spacing[1] * level.downsample[1]),
+        )
+        if min(candidate) >= 1 - TOLERANCE and max(candidate) <= max(factors):
+            best, factors = index, candidate
+    return best, factors
+
+
+def _fit(source: Source, spacing_um: float) -> tuple[float, float]:
+    if not (math.isfinite(spacing_um) and spacing_um > 0):
+        raise UsageError(
+            f"cannot read {source.path.name} at {spacing_um} um per pixel; give a positive spacing"
+        )
+    row, column = require_spacing(source).values
+    return row, column
+
+
+def _in_parts(box: Box, factors: tuple[float, float], read: Callable[[Box], Pixels]) -> Pixels:
+    """`read(box)`, in parts whose native pixels fit in memory."""
+    rows, columns = (max(1, int(_NATIVE_SIDE / f)) for f in factors)
+    if box.shape[0] <= rows and box.shape[1] <= columns:
+        return read(box)
+    pixels = np.empty((*box.shape, 3), np.uint8)
+    for part in _parts(box, rows, columns):
+        pixels[part.shift((-box.start[0], -box.start[1])).slices()] = read(part)
+    return pixels
+
+
+def _parts(box: Box, rows: int, columns: int) -> Iterator[Box]:
+    for i in range(box.start[0], box.stop[0], rows):
+        for j in range(box.start[1], box.stop[1], columns):
+            yield Box((i, j), (min(i + rows, box.stop[0]), min(j + columns, box.stop[1])))
+
+
+def _pick(source: Source, box: Box, level: int, factors: tuple[float, float]) -> Pixels:
+    """One native pixel for each: the one that holds the wanted pixel's centre."""
+    rows, columns = (_firsts(box, axis, factors[axis], 1) for axis in (0, 1))
+    if not box.size:
+        return np.empty((*box.shape, 3), np.uint8)
+    native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
+    pixels = source.read(native, level)
+    if native.shape == box.shape:
+        return pixels
+    return np.ascontiguousarray(pixels[rows - rows[0]][:, columns - columns[0]])
+
+
+def _mean_of_whole(
+    source: Source, box: Box, level: int, factors: tuple[float, float], wholes: tuple[int, int]
+) -> Pixels:
+    """The mean of k x k whole native pixels for each."""
+    import cv2
+
+    rows, columns = (_firsts(box, axis, factors[axis], wholes[axis]) for axis in (0, 1))
+    if not box.size:
+        return np.empty((*box.shape, 3), np.uint8)
+    k, m = wholes
+    native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + k, int(columns[-1]) + m))
+    pixels = np.asarray(source.read(native, level))
+    if native.shape[0] != box.shape[0] * k:
+        pixels = pixels[((rows - rows[0])[:, None] + np.arange(k)).ravel()]
+    if native.shape[1] != box.shape[1] * m:
+        pixels = pixels[:, ((columns - columns[0])[:, None] + np.arange(m)).ravel()]
+    reduced = cv2.resize(pixels, box.shape[::-1], interpolation=cv2.INTER_AREA)
+    return np.asarray(reduced, np.uint8)
+
+
+def _firsts(box: Box, axis: int, factor: float, whole: int) -> Indices:
+    """First of the `whole` native pixels nearest to the centre of each wanted pixel."""
+    centres = (np.arange(box.start[axis], box.stop[axis]) + 0.5) * factor
+    # Half a millionth keeps exact multiples on their pixel whatever the last bit of `factor`.
+    firsts: Indices = np.floor(centres - whole / 2 + 0.5 + 5e-7).astype(np.int64)
+    return firsts
+
+
+def _mean_of_area(source: Source, box: Box, level: int, factors: tuple[float, float]) -> Pixels:
+    """The exact mean over each pixel's area.
+
+    The integral image of a piecewise constant picture is bilinear between pixel corners, so its values at the wanted
+    pixels' corners, and their second differences, are exact.
+    """
+    import cv2
+
+    edges = [np.arange(box.start[axis], box.stop[axis] + 1) * factors[axis] for axis in (0, 1)]
+    if not box.size:
+        return np.empty((*box.shape, 3), np.uint8)
+    start = tuple(math.floor(e[0]) for e in edges)
+    stop = tuple(math.ceil(e[-1]) for e in edges)
+    integral = cv2.integral(source.read(Box(start, stop), level), sdepth=cv2.CV_32S)
+    rows = _at(integral, edges[0] - start[0])
+    sums = _at(rows.transpose(1, 0, 2), edges[1] - start[1]).transpose(1, 0, 2)
+    means = np.diff(np.diff(sums, axis=0), axis=1) / (factors[0] * factors[1])
+    return np.ascontiguousarray(np.clip(np.rint(means), 0, 255).astype(np.uint8))
+
+
+def _at(table: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Values of `table` along its first axis at fractional positions, linear in between."""
+    low = np.clip(np.floor(positions).astype(np.int64), 0, len(table) - 2)
+    share = (positions - low)[:, None, None]
+    below = table[low].astype(np.float64)
+    return np.asarray(below + (table[low + 1] - below) * share)
+
+
+def _between(source: Source, box: Box, level: int, factors: tuple[float, float]) -> Pixels:
+    """Bilinear between native centres; beyond the outermost centre the border pixel is kept, outside is `fill`."""
+    shape = source.levels[level].shape
+    out = np.full((*box.shape, 3), source.fill, np.uint8)
+    positions = [(np.arange(box.start[axis], box.stop[axis]) + 0.5) * factors[axis] for axis in (0, 1)]
+    seen = [(p >= 0) & (p < n) for p, n in zip(positions, shape, strict=True)]
+    if not (seen[0].any() and seen[1].any()):
+        return out
+    places = [np.clip(p[s] - 0.5, 0, n - 1) for p, s, n in zip(positions, seen, shape, strict=True)]
+    start = tuple(int(p[0]) for p in places)
+    stop = tuple(min(int(p[-1]) + 2, n) for p, n in zip(places, shape, strict=True))
+    native = source.read(Box(start, stop), level)
+    native = np.pad(native, ((0, 1), (0, 1), (0, 0)), mode="edge")
+    rows = _at(native, places[0] - start[0])
+    blended = _at(rows.transpose(1, 0, 2), places[1] - start[1]).transpose(1, 0, 2)
+    out[np.ix_(*seen)] = np.rint(blended).astype(np.uint8)
+    return out

@@ -1,0 +1,63 @@
+"""Decoded tiles, kept for the windows that will want them again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+
+from medvision.sources.base import Pixels
+
+DEFAULT_BYTES = 128 << 20
+"""Holds two rows of 240 px tiles of a slide 90,000 px wide."""
+
+
+class TileCache:
+    """Least recently used tiles up to a number of bytes, shared by threads; a tile is decoded once however many ask.
+
+    Invariant: the bytes held never exceed `limit`, except by a single tile that is larger than it.
+    """
+
+    def __init__(self, limit: int = DEFAULT_BYTES) -> None:
+        self.limit = limit
+        self.held = 0
+        self._lock = threading.Lock()
+        self._tiles: OrderedDict[Hashable, Pixels] = OrderedDict()
+        self._under_way: dict[Hashable, Future[Pixels]] = {}
+
+    def get(self, key: Hashable, decode: Callable[[], Pixels]) -> Pixels:
+        """The tile `key`, decoded by this thread or by another that came first. An error reaches them all."""
+        with self._lock:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+                return tile
+            pending = self._under_way.get(key)
+            if pending is None:
+                mine: Future[Pixels] = Future()
+                self._under_way[key] = mine
+        if pending is not None:
+            return pending.result()
+        try:
+            tile = decode()
+        except BaseException as error:
+            with self._lock:
+                del self._under_way[key]
+            mine.set_exception(error)
+            raise
+        tile.flags.writeable = False
+        with self._lock:
+            del self._under_way[key]
+            self._tiles[key] = tile
+            self.held += tile.nbytes
+            while self.held > self.limit and len(self._tiles) > 1:
+                self.held -= self._tiles.popitem(last=False)[1].nbytes
+        mine.set_result(tile)
+        return tile
+
+    def clear(self) -> None:
+        """Forget every tile."""
+        with self._lock:
+            self._tiles.clear()
+            self.held = 0
