@@ -1,0 +1,44 @@
+"""Synthetic H&E slides of lymph nodes, with truth.
+
+The names below are imported when they are asked for, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medvision.synthetic.patches import render_patch, synthetic_patches
+    from medvision.synthetic.recipe import ARTEFACTS, SCANNERS, STAINS, LesionSpec, SlideRecipe, demo_recipes
+    from medvision.synthetic.render import render_block
+
+_HOMES = {
+    "ARTEFACTS": "recipe",
+    "LesionSpec": "recipe",
+    "SCANNERS": "recipe",
+    "STAINS": "recipe",
+    "SlideRecipe": "recipe",
+    "demo_recipes": "recipe",
+    "render_block": "render",
+    "render_patch": "patches",
+    "synthetic_patches": "patches",
+}
+
+__all__ = [
+    "ARTEFACTS",
+    "SCANNERS",
+    "STAINS",
+    "LesionSpec",
+    "SlideRecipe",
+    "demo_recipes",
+    "render_block",
+    "render_patch",
+    "synthetic_patches",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
