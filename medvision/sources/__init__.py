@@ -2,6 +2,6 @@
 
 from medvision.sources.base import Source
 from medvision.sources.opening import open_source
-from medvision.sources.resample import extent_at, read_at
+from medvision.sources.resample import extent_at, overview, read_at
 
-__all__ = ["Source", "extent_at", "open_source", "read_at"]
+__all__ = ["Source", "extent_at", "open_source", "overview", "read_at"]

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medvision.core.errors import UsageError
+from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
 from medvision.sources.base import Pixels, Source
 from medvision.sources.spacing import require_spacing
@@ -64,6 +64,24 @@ def read_at(source: Source, box: Box, spacing_um: float) -> Pixels:
     if min(factors) >= 1:
         return _in_parts(box, factors, lambda part: _mean_of_area(source, part, level, factors))
     return _in_parts(box, (1.0, 1.0), lambda part: _between(source, part, level, factors))
+
+
+def overview(source: Source, spacing_um: float, block: int = 256) -> tuple[Pixels, npt.NDArray[np.bool_]]:
+    """The whole source at `spacing_um`, and where it could be read.
+
+    Pixels uint8 `(rows, columns, 3)` of `extent_at`; a mask of the same rows and columns. Blocks of `block` pixels that
+    cannot be decoded have `source.fill` and False, so that one damaged tile does not hide a slide.
+    """
+    extent = Box((0, 0), extent_at(source, spacing_um))
+    pixels = np.full((*extent.shape, 3), source.fill, np.uint8)
+    readable = np.zeros(extent.shape, np.bool_)
+    for part in _parts(extent, block, block):
+        try:
+            pixels[part.slices()] = read_at(source, part, spacing_um)
+        except WindowUnreadableError:
+            continue  # the mask tells
+        readable[part.slices()] = True
+    return pixels, readable
 
 
 def choose_level(source: Source, spacing_um: float) -> tuple[int, tuple[float, float]]:

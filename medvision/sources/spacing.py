@@ -63,56 +63,61 @@ def require_spacing(source: Source) -> Spacing:
         SpacingError: if it is missing, outside 0.02 to 100 µm, more than 2% from square, or impossible at the stated
             objective. The message says what to pass.
     """
-    name, spacing = source.path.name, source.spacing
+    problem = _problem(source)
+    if problem is not None:
+        raise SpacingError(f"{source.path.name}: {problem}")
+    assert source.spacing is not None  # its absence is a problem
+    return source.spacing
+
+
+def spacing_warnings(source: Source) -> list[str]:
+    """Sentences on a missing, refused or unlikely spacing; empty where all is well. They do not name the file."""
+    problem = _problem(source)
+    if problem is not None:
+        return [problem[0].upper() + problem[1:]]
+    product = _product(source)
+    if product is None or USUAL_PRODUCT[0] <= product <= USUAL_PRODUCT[1]:
+        return []
+    power = float(source.metadata["objective_power"])
+    return [
+        f"A spacing of {source.spacing} is unusual for a {power:g}x objective, where about {10 / power:g} µm/px is "
+        "expected: the file may be a reduced copy, or the spacing wrong"
+    ]
+
+
+def _problem(source: Source) -> str | None:
+    """Why the spacing cannot be measured with, and what to pass instead; None where it can."""
+    spacing = source.spacing
     if spacing is None:
-        raise SpacingError(
-            f"{name}: the file does not say how large a pixel is. Supply it in micrometres, for example "
-            "--slide-spacing 0.5 for a 20x scan or --slide-spacing 0.25 for a 40x scan"
+        return (
+            "the file does not say how large a pixel is. Supply it in micrometres, for example --slide-spacing 0.5 for a "
+            "20x scan or --slide-spacing 0.25 for a 40x scan"
         )
     if spacing.unit != "um":
-        raise SpacingError(f"{name}: spacing is in {spacing.unit}, and a slide wants micrometres")
+        return f"spacing is in {spacing.unit}, and a slide wants micrometres"
     advice = "If you know better, pass the true value in micrometres, for example --slide-spacing 0.5"
     if not all(FINEST_UM <= v <= COARSEST_UM for v in spacing.values):
-        raise SpacingError(
-            f"{name}: a spacing of {spacing} is outside {FINEST_UM:g} to {COARSEST_UM:g} µm/px. {advice}"
-        )
+        return f"a spacing of {spacing} is outside {FINEST_UM:g} to {COARSEST_UM:g} µm/px. {advice}"
     if max(spacing.values) / min(spacing.values) - 1 > MAX_ANISOTROPY:
-        raise SpacingError(
-            f"{name}: pixels of {spacing.values[0]:g} µm (rows) by {spacing.values[1]:g} µm (columns) are not square "
-            f"within {MAX_ANISOTROPY:.0%}. {advice}"
+        return (
+            f"pixels of {spacing.values[0]:g} µm (rows) by {spacing.values[1]:g} µm (columns) are not square within "
+            f"{MAX_ANISOTROPY:.0%}. {advice}"
         )
-    product = _product(source, spacing)
+    product = _product(source)
     if (
         product is not None
         and spacing.origin == "file"
         and not POSSIBLE_PRODUCT[0] <= product <= POSSIBLE_PRODUCT[1]
     ):
-        raise SpacingError(
-            f"{name}: a spacing of {spacing} is impossible for a {source.metadata['objective_power']}x objective. "
-            f"{advice}"
-        )
-    return spacing
+        power = float(source.metadata["objective_power"])
+        return f"a spacing of {spacing} is impossible for a {power:g}x objective. {advice}"
+    return None
 
 
-def spacing_warnings(source: Source) -> list[str]:
-    """Sentences on a missing, refused or unlikely spacing; empty where all is well."""
-    try:
-        spacing = require_spacing(source)
-    except SpacingError as error:
-        return [str(error)]
-    product = _product(source, spacing)
-    if product is None or USUAL_PRODUCT[0] <= product <= USUAL_PRODUCT[1]:
-        return []
-    power = float(source.metadata["objective_power"])
-    return [
-        f"a spacing of {spacing} is unusual for a {power:g}x objective, where about {10 / power:g} µm/px is expected: "
-        "the file may be a reduced copy, or the spacing wrong"
-    ]
-
-
-def _product(source: Source, spacing: Spacing) -> float | None:
+def _product(source: Source) -> float | None:
+    """Magnification times spacing in micrometres, where both are known."""
     try:
         power = float(source.metadata["objective_power"])
     except (KeyError, ValueError):
         return None
-    return power * spacing.mean if power > 0 else None
+    return power * source.spacing.mean if source.spacing is not None and power > 0 else None
