@@ -17,7 +17,7 @@ def report(run: Path, /) -> int:
     run
         The output folder of an analysis, or the folder of one slide in it.
     """
-    from medvision.report import render_reports
+    from medvision.report.render import render_reports
 
     for path in render_reports(run):
         print_made("report", path)

@@ -31,7 +31,7 @@ class Checkpoint:
     def restore(self, sink: Sink[Any]) -> tuple[int, list[int]]:
         """Load the saved state into `sink`; returns the batches done and the windows found unreadable so far."""
         with contextlib.suppress(FileNotFoundError, ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError):
-            with np.load(self._path, allow_pickle=False) as saved:
+            with self._path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 arrays = dict(saved)
             if str(arrays.pop("key")) == self._key:
                 done = int(arrays.pop("batches"))

@@ -31,7 +31,7 @@ from medvision.pipelines.slide_result import (
     write_crops,
     write_pictures,
 )
-from medvision.report import RENDERED, render_reports
+from medvision.report.render import HTML, PDF, write_report
 from medvision.ops.tissue import Tissue
 from medvision.sources import open_source
 from medvision.sources.base import Source
@@ -161,7 +161,7 @@ class _Analysis:
         """Make or find the result, with its report, and say what became of the slide."""
         store = ResultStore(self.out)
         spec = self._spec()
-        of_run = (RUN, *RENDERED)
+        of_run = (RUN, HTML, PDF)
         entry = store.get_or_make(
             spec, lambda folder: self._make(folder, store.scratch(spec)), name=self.name, of_run=of_run
         )
@@ -212,7 +212,7 @@ class _Analysis:
         result = self._result(overview, tissue, findings, quality, images, thumbnail_um, folder)
         (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / RUN).write_text(self._run_record().model_dump_json(indent=2) + "\n", encoding="utf-8")
-        render_reports(folder)
+        write_report(folder)
 
     def _refuse_unread(self, stats: RunStats) -> None:
         share = len(stats.unread) / max(stats.windows, 1)

@@ -1,47 +1,27 @@
-"""The end of a run over several slides: one line per slide, and a page that leads to every report."""
+"""The end of a run over several slides: a page that lists every outcome and leads to every report."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from medvision.core.errors import StoreError
-from medvision.report import Evaluation, render_index
-from medvision.store.files import atomic_write
-from medvision.store.records import SlideOutcome
-
-OUTCOMES = "outcomes.json"
+from medvision.report.build import read_record
+from medvision.report.index import INDEX_JSON, render_index
+from medvision.store.records import EvaluationRecord, RunIndex, SlideOutcome
 
 
 def finish_run(
-    out: Path, outcomes: Sequence[SlideOutcome], evaluation: Evaluation | None = None
+    out: Path, outcomes: Sequence[SlideOutcome], evaluation: EvaluationRecord | None = None
 ) -> Path:
-    """Write `outcomes.json` and the index page of a run; returns the page.
+    """Write the index page of a run, and `index.json` beside it; returns the page.
 
     Outcomes of earlier runs into the same folder stay listed unless the slide was analysed again.
-    """
-    out.mkdir(parents=True, exist_ok=True)
-    merged = {outcome.name: outcome for outcome in read_outcomes(out)}
-    merged.update({outcome.name: outcome for outcome in outcomes})
-    rows = [merged[name] for name in sorted(merged)]
-    text = json.dumps([row.model_dump(mode="json") for row in rows], indent=2, ensure_ascii=False)
-    atomic_write(out / OUTCOMES, (text + "\n").encode())
-    return render_index(out, rows, evaluation)
-
-
-def read_outcomes(out: Path) -> list[SlideOutcome]:
-    """The outcomes of a run's folder; none where there was no run.
 
     Raises:
-        StoreError: if the file is there and cannot be read.
+        StoreError: if an earlier index is there and cannot be read, or the page not be written.
     """
-    path = out / OUTCOMES
-    try:
-        return [SlideOutcome.model_validate(row) for row in json.loads(path.read_bytes())]
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError, TypeError, ValidationError) as error:
-        raise StoreError(f"{path} cannot be read: {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / INDEX_JSON
+    earlier = read_record(path, RunIndex).outcomes if path.is_file() else ()
+    merged = {outcome.name: outcome for outcome in (*earlier, *outcomes)}
+    return render_index(out, [merged[name] for name in sorted(merged)], evaluation)

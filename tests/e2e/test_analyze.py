@@ -1,0 +1,210 @@
+"""The main job through the command line, on a slide small enough for every test run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvision.cli import run
+from medvision.sources.write import read_raster
+from medvision.store.records import SlideResult
+from medvision.synthetic import SlideRecipe, write_synthetic_slide
+
+OF_RUN = {"run.json", "report.html", "report.pdf", "manifest-run.json"}
+
+
+@pytest.fixture(scope="module")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("slides")
+    return write_synthetic_slide(SlideRecipe(seed=5, shape_px=(3000, 3200), metastases="micro"), folder).slide
+
+
+@pytest.fixture(scope="module")
+def analysed(slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    assert run(["analyze", str(slide), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def result_folder(analysed: Path) -> Path:
+    (folder,) = [path.parent for path in analysed.glob("*/result.json")]
+    return folder
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in OF_RUN}
+
+
+def test_every_promised_file_is_there(analysed: Path, result_folder: Path) -> None:
+    names = {path.name for path in result_folder.iterdir()}
+    promised = {"result.json", "run.json", "report.html", "report.pdf", "heatmap.ome.tiff", "regions.geojson"}
+    assert promised | {"detections.csv", "thumbnail.jpg", "heatmap.png", "tissue.png"} <= names
+    assert (analysed / "index.html").is_file()
+    assert (analysed / "outcomes.json").is_file()
+
+
+def test_the_record_agrees_with_the_raster(result_folder: Path) -> None:
+    result = SlideResult.model_validate_json((result_folder / "result.json").read_bytes())
+    raster = read_raster(result_folder / "heatmap.ome.tiff")
+    assert result.heatmap is not None
+    assert result.heatmap.windows == int(raster.coverage.sum())
+    assert raster.spacing.mean == pytest.approx(result.heatmap.stride_um, rel=1e-6)
+    positive = raster.channel(result.model.positive)
+    for region in result.regions:
+        row, column = (int(p * 0.25 / result.heatmap.stride_um) for p in region.peak)
+        assert positive[row, column] == pytest.approx(region.max_probability, abs=1e-5)
+    assert np.nanmin(positive) >= 0
+    assert np.nanmax(positive) <= 1
+
+
+def test_outlines_enclose_the_area_that_the_record_states(result_folder: Path) -> None:
+    from shapely.geometry import shape
+
+    result = SlideResult.model_validate_json((result_folder / "result.json").read_bytes())
+    features = json.loads((result_folder / "regions.geojson").read_text())["features"]
+    drawn = sum(shape(feature["geometry"]).area for feature in features) * (0.25 / 1000) ** 2
+    assert drawn == pytest.approx(sum(region.area_mm2 for region in result.regions), rel=1e-3)
+
+
+def test_a_second_run_keeps_what_is_there(
+    slide: Path, analysed: Path, result_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (result_folder / "result.json").stat().st_mtime_ns
+    assert run(["analyze", str(slide), "--out", str(analysed)]) == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert (result_folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_another_output_folder_gets_the_same_bytes(slide: Path, result_folder: Path, tmp_path: Path) -> None:
+    assert run(["analyze", str(slide), "--out", str(tmp_path), "--readers", "3"]) == 0
+    assert bytes_of(tmp_path / result_folder.name) == bytes_of(result_folder)
+
+
+def test_a_damaged_result_is_made_again(slide: Path, tmp_path: Path) -> None:
+    assert run(["analyze", str(slide), "--out", str(tmp_path)]) == 0
+    (raster,) = tmp_path.glob("*/heatmap.ome.tiff")
+    whole = raster.read_bytes()
+    raster.write_bytes(whole[: len(whole) // 2])
+    assert run(["analyze", str(slide), "--out", str(tmp_path)]) == 0
+    assert raster.read_bytes() == whole
+
+
+def test_reports_are_rendered_again_without_the_slide(result_folder: Path) -> None:
+    page = result_folder / "report.html"
+    before, findings = page.read_bytes(), bytes_of(result_folder)
+    page.unlink()
+    assert run(["report", str(result_folder.parent)]) == 0
+    assert page.read_bytes() == before
+    assert bytes_of(result_folder) == findings
+
+
+def test_a_bad_slide_is_named_and_does_not_stop_the_others(
+    slide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.svs"
+    bad.write_bytes(b"not a slide at all")
+    assert run(["analyze", str(bad), str(slide), "--out", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().out
+    assert "failed" in printed
+    assert "bad.svs" in printed
+    outcomes = json.loads((tmp_path / "out" / "outcomes.json").read_text())
+    assert {row["status"] for row in outcomes} == {"done", "failed"}
+    assert "bad.svs" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["analyze", "absent.svs", "--out", "o"], "absent.svs"),
+        (["analyze", "absent.svs"], "--out"),
+        (["analyze", "--out", "o"], "slides"),
+        (["analyze", "{slide}", "--out", "o", "--model", "nonesuch"], "camelyon-mini"),
+        (["analyze", "{slide}", "--out", "o", "--device", "tpu"], "cpu"),
+        (["analyze", "{slide}", "--out", "o", "--threshold", "2"], "threshold"),
+        (["analyze", "{slide}", "--out", "o", "--stride", "4000"], "stride"),
+        (["analyze", "{slide}", "--out", "o", "--model", "resnet18"], "--weights"),
+        (["info", "absent.svs"], "absent.svs"),
+        (["check", "absent.svs"], "absent.svs"),
+        (["report", "absent"], "absent"),
+        (["nonesuch"], "nonesuch"),
+    ],
+)
+def test_wrong_usage_ends_with_status_2_and_says_what_is_wrong(
+    arguments: list[str],
+    said: str,
+    slide: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run([argument.format(slide=slide) for argument in arguments]) == 2
+    printed = capfd.readouterr()
+    assert said.lower() in (printed.err + printed.out).lower()
+    assert "Traceback" not in printed.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_info_and_check_tell_what_an_analysis_would_meet(
+    slide: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["info", str(slide), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["reader"]
+    assert run(["check", str(slide), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["problem"] == ""
+    assert row["windows"] > 0
+
+
+def test_an_empty_slide_has_no_tissue_and_is_done(tmp_path: Path) -> None:
+    from medvision.sources.write import write_slide
+
+    blank = np.full((2048, 2048, 3), 244, np.uint8)
+    path = tmp_path / "blank.tif"
+    write_slide(path, (2048, 2048), lambda box: blank[box.slices()], spacing_um=0.5)
+    assert run(["analyze", str(path), "--out", str(tmp_path / "out")]) == 0
+    (record,) = (tmp_path / "out").glob("*/result.json")
+    result = SlideResult.model_validate_json(record.read_bytes())
+    assert result.verdict == "no tissue"
+    assert result.label is None
+
+
+@pytest.fixture
+def killed(slide: Path, tmp_path: Path) -> Iterator[Path]:
+    """An output folder whose run was killed in the middle of the slide."""
+    program = (
+        "import os, medvision.engine.engine as e\n"
+        "from medvision.cli import run\n"
+        "real, seen = e.PatchEngine._collect, []\n"
+        "def collect(self, batch, finished):\n"
+        "    real(self, batch, finished)\n"
+        "    seen.append(1)\n"
+        "    if len(seen) == 6: os._exit(9)\n"
+        "e.PatchEngine._collect = collect\n"
+        "e.EngineSettings.checkpoint_seconds = 0.0\n"
+        f"run(['analyze', {str(slide)!r}, '--out', {str(tmp_path)!r}, '--batch-size', '8'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == 9, done.stderr
+    yield tmp_path
+
+
+def test_a_killed_run_leaves_nothing_under_a_final_name_and_ends_the_same(
+    killed: Path, slide: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert not list(killed.glob("*/result.json"))
+    assert run(["analyze", str(slide), "--out", str(killed), "--batch-size", "8"]) == 0
+    (outcome,) = json.loads((killed / "outcomes.json").read_text())
+    clean = tmp_path_factory.mktemp("clean")
+    assert run(["analyze", str(slide), "--out", str(clean), "--batch-size", "8"]) == 0
+    (name,) = [path.parent.name for path in clean.glob("*/result.json")]
+    assert bytes_of(killed / name) == bytes_of(clean / name)
+    assert outcome["status"] == "resumed"
