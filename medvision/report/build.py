@@ -152,11 +152,13 @@ def _figures(result: SlideResult) -> tuple[Fact, ...]:
 
 
 def _statements(result: SlideResult) -> tuple[Fact, ...]:
+    if result.verdict != "done":
+        return ()
     calibration = text.visible(result.model.calibration).strip() or "uncalibrated"
     if calibration.lower().startswith("uncalibrated"):
         calibration += " – the figure orders slides by suspicion; it is not the chance of disease"
     statements = [Fact("Calibration", calibration)]
-    if result.score_rule and result.verdict == "done":
+    if result.score_rule:
         statements.append(Fact("Slide score", text.visible(result.score_rule)))
     return tuple(statements)
 

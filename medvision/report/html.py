@@ -11,12 +11,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from medvision.report.model import Overview, Report
-from medvision.report.pictures import HEAT_OPACITY, Ring
+from medvision.report.pictures import HEAT_OPACITY, svg_path
 
 HERE = Path(__file__).parent
 FONTS = {400: HERE / "fonts" / "Inter-Regular.ttf", 600: HERE / "fonts" / "Inter-SemiBold.ttf"}
 
 _TALLEST_REM = 46
+_TALLEST_ALONE_REM = 26
 _WIDE = 1.9
 
 
@@ -34,7 +35,7 @@ def render_html(report: Report) -> bytes:
         report=report,
         wide=wide,
         opacity_percent=round(100 * HEAT_OPACITY),
-        path_of=_path,
+        path_of=svg_path,
     )
 
 
@@ -91,7 +92,8 @@ def _placement(report: Report) -> str:
     rules = []
     if report.overview is not None:
         ratio = aspect(report.overview)
-        rules.append(f".stack{{aspect-ratio:{ratio:.5f};max-width:{_TALLEST_REM * ratio:.2f}rem}}")
+        tallest = _TALLEST_REM if report.overview.heatmap else _TALLEST_ALONE_REM
+        rules.append(f".stack{{aspect-ratio:{ratio:.5f};max-width:{tallest * ratio:.2f}rem}}")
         if report.overview.scale is not None:
             rules.append(f".stack .bar{{width:{100 * report.overview.scale.fraction:.4f}%}}")
         rules += [f"#m{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}" for mark in report.overview.marks]
@@ -99,12 +101,3 @@ def _placement(report: Report) -> str:
         if card.scale is not None:
             rules.append(f"#region-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")
     return "\n".join(rules) + "\n"
-
-
-def _path(rings: tuple[Ring, ...], width: int, height: int) -> str:
-    """The rings as one SVG path in a box of `width` by `height`."""
-    parts = []
-    for ring in rings:
-        points = " ".join(f"{x * width:.1f},{y * height:.1f}" for x, y in ring)
-        parts.append(f"M{points}Z")
-    return "".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -79,7 +79,7 @@ def render_index(
         "index.html.j2",
         style=read_template("common.css") + read_template("index.css"),
         script=read_template("index.js"),
-        title=f"{text.plural(len(rows), 'slide')} analysed",
+        title=f"Run of {text.plural(len(rows), 'slide')}",
         banner=BANNER,
         summary=_summary(rows),
         failed=[row for row in rows if row.tone == "failed"],
@@ -185,9 +185,8 @@ def _failed_row(outcome: SlideOutcome, slide: Path, result: SlideResult | None) 
     )
 
 
-def _cell(value: float | None, shown: object) -> Cell:
-    assert callable(shown)
-    return _NONE if value is None else Cell(str(shown(value)), value)
+def _cell(value: float | None, shown: Callable[[float], str]) -> Cell:
+    return _NONE if value is None else Cell(shown(value), value)
 
 
 def _flags(result: SlideResult) -> tuple[str, ...]:

@@ -15,8 +15,8 @@ import typst
 
 from medvision.core.errors import StoreError
 from medvision.report.html import FONTS, HERE, aspect
-from medvision.report.model import Report
-from medvision.report.pictures import HEAT_OPACITY, Picture, faded
+from medvision.report.model import Overview, Report
+from medvision.report.pictures import HEAT_OPACITY, Picture, faded, svg_path
 
 _LONG_WORD = re.compile(r"\S{28,}")
 _BREAK_EVERY = 8
@@ -32,7 +32,9 @@ def render_pdf(report: Report) -> bytes:
     """
     with tempfile.TemporaryDirectory(prefix="medvision-report-") as scratch:
         root = Path(scratch)
-        data = _plain(_with_faded_heat(report), root)
+        data: dict[str, Any] = _plain(_for_paper(report), root)
+        if report.overview is not None:
+            data["overview"]["outlines"] = _outlines(report.overview, root)
         data["aspect"] = aspect(report.overview) if report.overview else 1.0
         (root / "report.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
         main = root / "report.typ"
@@ -45,11 +47,28 @@ def render_pdf(report: Report) -> bytes:
     return pdf
 
 
-def _with_faded_heat(report: Report) -> Report:
-    if report.overview is None or report.overview.heatmap is None:
+def _for_paper(report: Report) -> Report:
+    """The report with the heat as faint as the page first shows it, and without the outlines, which are drawn apart."""
+    if report.overview is None:
         return report
-    heatmap = faded(report.overview.heatmap, HEAT_OPACITY)
-    return replace(report, overview=replace(report.overview, heatmap=heatmap))
+    heatmap = report.overview.heatmap and faded(report.overview.heatmap, HEAT_OPACITY)
+    return replace(report, overview=replace(report.overview, heatmap=heatmap, outlines=()))
+
+
+def _outlines(overview: Overview, root: Path) -> str | None:
+    """The outlines as an SVG file: typst takes one large drawing far faster than thousands of small ones."""
+    if not overview.outlines:
+        return None
+    width, height = overview.thumbnail.width, overview.thumbnail.height
+    path = svg_path(overview.outlines, width, height)
+    unit = max(width, height) / 1000
+    strokes = "".join(
+        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness * unit:.3f}" stroke-linejoin="round"/>'
+        for colour, thickness in (("#ffffff", 6.0), ("#0b1a26", 2.5))
+    )
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    (root / "outlines.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{strokes}</svg>', encoding="utf-8")
+    return "outlines.svg"
 
 
 def _plain(value: Any, root: Path) -> Any:

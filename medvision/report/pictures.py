@@ -156,6 +156,12 @@ def load_outlines(folder: Path, name: str, shape: tuple[int, int]) -> tuple[Ring
         raise StoreError(f"{path}: not GeoJSON of polygons ({type(error).__name__}: {error})") from error
 
 
+def svg_path(rings: tuple[Ring, ...], width: int, height: int) -> str:
+    """The rings as the data of one SVG path in a box of `width` by `height`."""
+    lines = (" ".join(f"{x * width:.1f},{y * height:.1f}" for x, y in ring) for ring in rings)
+    return "".join(f"M{line}Z" for line in lines)
+
+
 def _rings(geometry: dict[str, Any]) -> list[Any]:
     kind = geometry["type"]
     if kind == "Polygon":
