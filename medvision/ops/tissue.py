@@ -10,6 +10,7 @@ its optical densities. `docs/tissue-and-quality.md` shows examples and figures.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 
 import cv2
@@ -23,6 +24,9 @@ Image = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 Planes = npt.NDArray[np.float32]
 
+_FILL_DEVIATION = 2.0
+"""Standard deviation in grey levels up to which a flat area counts as filled with one colour."""
+
 
 @dataclass(frozen=True, slots=True)
 class TissueSettings:
@@ -30,10 +34,11 @@ class TissueSettings:
 
     Otsu's threshold is held between `chroma_floor` (raised to `noise_factor` deviations above what the glass itself
     shows) and `chroma_ceiling`. Fat has a chroma below the ceiling, so it is left out unless the stain of the whole
-    slide is as faint. Finer views than `working_um` are averaged down to it first.
+    slide is as faint. Finer views than `working_um`, and larger ones than `working_pixels`, are averaged down first.
     """
 
     working_um: float = 16.0
+    working_pixels: float = 2.0e6
     chroma_floor: float = 0.035
     chroma_ceiling: float = 0.06
     noise_factor: float = 5.0
@@ -74,14 +79,14 @@ def find_tissue(image: Image, spacing_um: float, *, settings: TissueSettings | N
     if not spacing_um > 0:
         raise UsageError(f"spacing of {spacing_um:g} um per pixel: it must be above 0")
     chosen = settings or TissueSettings()
-    view, view_um = _working_view(image, spacing_um, chosen.working_um)
+    view, view_um = _working_view(image, spacing_um, chosen)
     spread = _local_range(view)
     glass = _glass_colour(view, spread, chosen)
     balanced = _balance(view, glass)
-    chroma = _chroma(balanced)
+    chroma, lightness = _chroma(balanced)
 
-    dark = balanced.max(axis=2) < chosen.black_level
-    border = _border(balanced, chroma, spread, dark, chosen)
+    dark = lightness < chosen.black_level
+    border = _border(lightness, chroma, spread, dark, chosen)
     ink = find_ink(balanced, chroma, dark & ~border, view_um, chosen.pen) & ~border
     threshold, noise, otsu = _threshold(chroma, ~(border | ink | dark), chosen)
     mask = _tidy((chroma > threshold) & ~(border | ink), view_um, chosen) & ~(border | ink)
@@ -144,8 +149,10 @@ def _integral_at(
     return between
 
 
-def _working_view(image: Image, spacing_um: float, working_um: float) -> tuple[Image, float]:
-    factor = working_um / spacing_um
+def _working_view(image: Image, spacing_um: float, settings: TissueSettings) -> tuple[Image, float]:
+    factor = max(
+        settings.working_um / spacing_um, math.sqrt(image.shape[0] * image.shape[1] / settings.working_pixels)
+    )
     if factor < 1.2:
         return image, spacing_um
     size = tuple(max(1, round(length / factor)) for length in image.shape[1::-1])
@@ -160,11 +167,18 @@ def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
 
-def _chroma(balanced: Image) -> Planes:
-    red, green, blue = cv2.split(balanced)
+def _extremes(view: Image) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Highest and lowest channel of every pixel."""
+    red, green, blue = cv2.split(view)
     highest, lowest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
+    return np.asarray(highest, dtype=np.uint8), np.asarray(lowest, dtype=np.uint8)
+
+
+def _chroma(balanced: Image) -> tuple[Planes, npt.NDArray[np.uint8]]:
+    """Spread between the channels in 0..1, lightly smoothed against noise, and the highest channel."""
+    highest, lowest = _extremes(balanced)
     smooth = cv2.GaussianBlur((highest - lowest).astype(np.float32), (3, 3), 0)
-    return np.asarray(smooth / np.float32(255), dtype=np.float32)
+    return np.asarray(smooth / np.float32(255), dtype=np.float32), highest
 
 
 def _local_range(view: Image) -> npt.NDArray[np.uint8]:
@@ -182,14 +196,17 @@ def _glass_colour(
 
     Flat areas count only where nothing else is bright, because a white or grey fill says nothing about the glass.
     """
-    lowest = view.min(axis=2)
-    bright = (lowest >= 140) & (view.max(axis=2) - lowest <= 20)
+    highest, lowest = _extremes(view)
+    red, green, blue = cv2.split(view)
+    # tinted glass is yellowish or bluish; what lacks green is pale tissue
+    bright = (lowest >= 140) & (highest - lowest <= 32) & (cv2.subtract(cv2.min(red, blue), green) <= 8)
     textured = bright & (spread > settings.flat_range)
     chosen = textured if textured.mean() > 0.01 else bright
     if chosen.mean() < 0.005:
         return np.full(3, 255.0)
     level = np.percentile(lowest[chosen], 95)
-    return np.asarray(np.median(view[chosen & (np.abs(lowest - level) <= 8)], axis=0), dtype=np.float64)
+    glass = chosen & (np.abs(lowest.astype(np.int16) - level) <= 8)
+    return np.array([np.median(plane[glass]) for plane in cv2.split(view)], dtype=np.float64)
 
 
 def _balance(view: Image, glass: npt.NDArray[np.float64]) -> Image:
@@ -200,7 +217,11 @@ def _balance(view: Image, glass: npt.NDArray[np.float64]) -> Image:
 
 
 def _border(
-    balanced: Image, chroma: Planes, spread: npt.NDArray[np.uint8], dark: Mask, settings: TissueSettings
+    lightness: npt.NDArray[np.uint8],
+    chroma: Planes,
+    spread: npt.NDArray[np.uint8],
+    dark: Mask,
+    settings: TissueSettings,
 ) -> Mask:
     """What was not imaged: large flat neutral areas darker than the glass that reach the frame, and black ones
     anywhere.
@@ -209,22 +230,27 @@ def _border(
     """
     neutral = chroma < settings.chroma_floor
     flat = neutral & (spread <= settings.flat_range)
-    lightness = balanced.max(axis=2)
     light = neutral & ~dark
     glass_level = int(np.percentile(lightness[light], 95)) if light.any() else 255
     off_glass = flat & (lightness < glass_level - settings.grey_step)
     minimum = max(settings.border_share * dark.size, 9.0)
-    found = _components(off_glass & ~dark, minimum, at_frame=True) | _components(flat & dark, minimum)
+    found = _components(off_glass & ~dark, minimum, at_frame=True, level=lightness) | _components(
+        flat & dark, minimum
+    )
     # a flat area's rim lies within reach of the local range: grow over it
     rim = cv2.dilate(found.astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    return np.asarray(
-        found | (rim & neutral & (off_glass | dark | (lightness < glass_level - settings.grey_step // 2))),
-        dtype=bool,
-    )
+    darker = dark | (lightness < glass_level - settings.grey_step // 2)
+    return np.asarray(found | (rim & neutral & darker), dtype=bool)
 
 
-def _components(mask: Mask, minimum: float, *, at_frame: bool = False) -> Mask:
-    """8-connected components of at least `minimum` pixels, optionally only those that touch the image's frame."""
+def _components(
+    mask: Mask, minimum: float, *, at_frame: bool = False, level: npt.NDArray[np.uint8] | None = None
+) -> Mask:
+    """8-connected components of at least `minimum` pixels.
+
+    Optionally only those that touch the image's frame, and those in which `level` keeps to one value, as a fill does
+    and unevenly lit glass does not.
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= minimum
     keep[0] = False
@@ -233,6 +259,13 @@ def _components(mask: Mask, minimum: float, *, at_frame: bool = False) -> Mask:
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             touching[edge] = True
         keep &= touching
+    if level is not None and keep.any():
+        inside = keep[labels]
+        group, values = labels[inside], level[inside].astype(np.float64)
+        size = np.maximum(np.bincount(group, minlength=count), 1)
+        mean = np.bincount(group, values, minlength=count) / size
+        variance = np.bincount(group, (values - mean[group]) ** 2, minlength=count) / size
+        keep &= variance <= _FILL_DEVIATION**2
     return np.asarray(keep[labels], dtype=bool)
 
 
