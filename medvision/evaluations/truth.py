@@ -1,0 +1,168 @@
+"""The truth about slides: outlines (ASAP XML, GeoJSON) or masks, and which slides are normal."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medvision.core.errors import AnnotationError, UsageError
+from medvision.core.geometry import Box
+from medvision.sources.annotations import Polygon, camelyon_polygons, read_annotations
+from medvision.sources.base import Source
+
+Mask = npt.NDArray[np.bool_]
+
+MANIFEST = "reference.csv"
+_OUTLINES = (".xml", ".geojson")
+_MASK_ENDING = "_mask"
+_LABELS = {
+    "tumor": True,
+    "tumour": True,
+    "positive": True,
+    "1": True,
+    "normal": False,
+    "negative": False,
+    "0": False,
+}
+_STRIP = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class SlideTruth:
+    """The truth about one slide: outlines in level-0 pixels, or the path of a mask, or neither if it is normal."""
+
+    slide: str
+    positive: tuple[Polygon, ...] = ()
+    excluded: tuple[Polygon, ...] = ()
+    mask: Path | None = None
+
+    @property
+    def tumour(self) -> bool:
+        """Whether the slide holds any annotated tumour."""
+        return bool(self.positive) or self.mask is not None
+
+
+def read_truth(folder: Path, slides: Iterable[str]) -> dict[str, SlideTruth]:
+    """The truth about every slide that `folder` or `slides` names, by case-folded name.
+
+    `SLIDE.xml` or `SLIDE.geojson` hold outlines, `SLIDE_mask.tif` (or .tiff, .png) a mask with the value 255, 2 (where
+    1 is tissue) or 1 on tumour; outlines are preferred. A slide is normal if its outlines or mask are empty, if
+    `reference.csv` (slide, label) says so, or if it has no file and its name starts with "normal", as in CAMELYON16.
+
+    Raises:
+        UsageError: if the truth of a slide is unknown or contradicts the manifest.
+        AnnotationError: if a file cannot be read.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder of reference annotations")
+    labels = _read_manifest(folder / MANIFEST)
+    files = _files(folder)
+    names = {name.casefold(): name for name in [*files, *labels, *slides]}
+    by_key = {name.casefold(): path for name, path in files.items()}
+    label_of = {name.casefold(): label for name, label in labels.items()}
+    truth, unknown = {}, []
+    for key, name in sorted(names.items()):
+        label = label_of.get(key)
+        if key in by_key:
+            truth[key] = _read_file(name, by_key[key])
+        elif label is False or (label is None and key.startswith("normal")):
+            truth[key] = SlideTruth(name)
+        else:
+            unknown.append(name)
+            continue
+        if label is not None and label != truth[key].tumour:
+            told, drawn = ("tumour", "none") if label else ("normal", "tumour")
+            raise UsageError(f"{folder / MANIFEST}: calls {name!r} {told}, but {by_key[key]} shows {drawn}")
+    if unknown:
+        raise UsageError(
+            f"{folder}: holds no truth for {', '.join(unknown)}. A slide needs SLIDE.xml, SLIDE.geojson or "
+            f"SLIDE_mask.tif; a normal one an empty SLIDE.xml, a line in {MANIFEST}, or a name that starts with normal"
+        )
+    return truth
+
+
+def read_mask(path: Path, wanted: float, shape: tuple[int, int] | None) -> tuple[Mask, tuple[float, float]]:
+    """The tumour mask near a downsample, with the downsample it has, (row, column), relative to the slide's level 0.
+
+    The nearest level is taken whole; from a mask without a level so coarse every k-th pixel. `shape` is that of the
+    slide, where known: a mask may be stored at a coarser resolution than the slide.
+    """
+    from medvision.sources import open_source
+
+    source = open_source(path)
+    try:
+        base = source.levels[0].shape
+        ratio = (1.0, 1.0) if shape is None else (shape[0] / base[0], shape[1] / base[1])
+        if abs(math.log(ratio[0] / ratio[1])) > 0.02:
+            raise AnnotationError(f"{path}: mask of {base} pixels for a slide of {shape}: not of one shape")
+        sizes = [max(level.downsample) * ratio[0] for level in source.levels]
+        level = min(range(len(sizes)), key=lambda i: abs(math.log(sizes[i] / wanted)))
+        step = max(1, round(wanted / sizes[level]))
+        mask = _read_level(source, level, step)
+        scale = source.levels[level].downsample
+        return mask, (scale[0] * ratio[0] * step, scale[1] * ratio[1] * step)
+    finally:
+        source.close()
+
+
+def _read_level(source: Source, level: int, step: int) -> Mask:
+    """Every `step`-th pixel of a level as True on tumour, read in strips."""
+    rows, columns = source.levels[level].shape
+    strips = []
+    height = max(step, _STRIP // step * step)
+    for top in range(0, rows, height):
+        strip = source.read(Box((top, 0), (min(rows, top + height), columns)), level)[..., 0]
+        strips.append(strip[step // 2 :: step, step // 2 :: step])
+    values = np.concatenate(strips)
+    known = np.unique(values)
+    if known.max() > 2:
+        return np.asarray(values >= 128)
+    return np.asarray(values == (2 if 2 in known else 1))
+
+
+def _read_file(name: str, path: Path) -> SlideTruth:
+    if path.suffix.lower() not in _OUTLINES:
+        mask, _ = read_mask(path, 32.0, None)
+        return SlideTruth(name, mask=path if mask.any() else None)
+    if path.stat().st_size == 0:
+        return SlideTruth(name)
+    try:
+        positive, excluded = camelyon_polygons(read_annotations(path))
+    except AnnotationError as error:
+        raise AnnotationError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
+    return SlideTruth(name, tuple(positive), tuple(excluded))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Truth file of each slide: outlines before masks."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = path.stem
+        if stem.lower().endswith(_MASK_ENDING) and path.suffix.lower() in (".tif", ".tiff", ".png"):
+            found.setdefault(stem[: -len(_MASK_ENDING)], path)
+    found.update({path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _OUTLINES})
+    return found
+
+
+def _read_manifest(path: Path) -> dict[str, bool]:
+    labels: dict[str, bool] = {}
+    if not path.exists():
+        return labels
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        for number, row in enumerate(csv.reader(stream), 1):
+            name, label = (cell.strip() for cell in (*row, "", "")[:2])
+            if name and label.lower() in _LABELS:
+                labels[Path(name).stem if name.lower().endswith((".tif", ".svs")) else name] = _LABELS[
+                    label.lower()
+                ]
+            elif name and number > 1:
+                raise UsageError(
+                    f"{path}, line {number}: label {label!r} of {name!r}; known: {', '.join(_LABELS)}"
+                )
+    return labels

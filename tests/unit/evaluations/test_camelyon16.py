@@ -1,0 +1,266 @@
+"""The CAMELYON16 evaluation from files to figures, by hand-made slides with known answers."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from medvision.core.errors import AnnotationError, SpacingError, UsageError
+from medvision.evaluations.base import load_evaluations
+from medvision.evaluations.camelyon16 import evaluate
+from medvision.evaluations.camelyon16_page import evaluation_record, terminal_table, write_evaluation
+from medvision.evaluations.predictions import read_predictions
+from medvision.sources.annotations import Annotation, write_asap
+from medvision.store.records import ModelInfo, Region, SlideInfo, SlideResult
+
+
+def square(row, column, side, group="Tumor"):
+    ring = np.array(
+        [(row, column), (row, column + side), (row + side, column + side), (row + side, column)], float
+    )
+    return Annotation(f"at {row}, {column}", group, "polygon", ring)
+
+
+def region(number, row, column, score):
+    return Region(
+        id=number, centroid=(0, 0), peak=(row, column), bbox=(0, 0, 1, 1), area_mm2=1, length_mm=1,
+        max_probability=score, mean_probability=score, score=score,
+    )  # fmt: skip
+
+
+def result(name, probability, regions=(), verdict="done", spacing=0.25):
+    slide = SlideInfo(
+        name=name, digest="0" * 64, reader="r", reader_reason="", vendor="", shape=(20000, 20000), levels=1,
+        spacing_um=(spacing, spacing), spacing_origin="file",
+    )  # fmt: skip
+    model = ModelInfo(
+        name="m", version="1", digest="0" * 64, classes=("normal", "tumour"), positive="tumour", window_px=(224, 224),
+        spacing_um=0.5, calibration="", card="",
+    )  # fmt: skip
+    return SlideResult(
+        verdict=verdict, reason="why", slide=slide, model=model, config={}, config_digest="0" * 64, software={},
+        threshold=0.5, probability=probability, score_rule="max", label=None, heatmap=None, tissue=None,
+        regions=tuple(regions),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """Two tumour slides (a: two lesions and isolated cells, b: one lesion) and two normal ones, and CSV predictions."""
+    truth, given = tmp_path / "truth", tmp_path / "given"
+    truth.mkdir()
+    given.mkdir()
+    hole = square(11000, 11000, 400, "Exclusion")
+    write_asap(
+        truth / "a.xml", [square(2000, 2000, 3000), square(10000, 10000, 3000), hole, square(15000, 200, 300)]
+    )
+    write_asap(truth / "b.xml", [square(5000, 5000, 4000)])
+    (truth / "c.xml").write_text("")
+    (given / "a.csv").write_text(
+        "probability,x,y\n0.9,3000,3000\n0.4,11000,12500\n0.8,300,15100\n0.3,19000,500\n"
+    )
+    (given / "b.csv").write_text("0.7,6000,7000\n0.95,6100,7000\n0.6,200,300\n")
+    (given / "c.csv").write_text("0.5,1,1\n")
+    (given / "normal_d.csv").write_text("")
+    (given / "slide_scores.csv").write_text("slide,probability\na,0.9\nb,0.95\nc,0.5\nnormal_d,0.01\n")
+    return given, truth
+
+
+def test_hand_made_cohort(cohort):
+    got = evaluate(*cohort, spacing_um=0.25, resamples=200)
+    by_name = {slide.slide: slide for slide in got.slides}
+    a, b, c, d = (by_name[name] for name in ("a", "b", "c", "normal_d"))
+    assert (a.lesions, a.found, a.isolated, a.false_positives, a.detections) == (2, 2, 1, 1, 4)
+    assert (b.lesions, b.found, b.isolated, b.false_positives, b.detections) == (1, 1, 0, 1, 3)
+    assert (c.tumour, c.lesions, c.false_positives) == (False, 0, 1)
+    assert (d.tumour, d.detections) == (False, 0)
+    # Falling: .95 b, .9 a, .6 false, .5 false, .4 a, .3 false: three false positives on four slides.
+    assert got.froc.false_positives.tolist() == [0, 0, 0, 0.25, 0.5, 0.5, 0.75]
+    assert got.froc.sensitivity.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 2 / 3, 1, 1])
+    assert got.froc.sensitivities == pytest.approx((2 / 3, 1, 1, 1, 1, 1))
+    assert got.auc.value == 1
+    assert got.tumour_slides == 2
+    assert any("too few" in note for note in got.notes)
+
+
+def test_corrected_protocol_measures_with_the_spacing_of_the_slide(cohort):
+    # The official protocol takes the nearest pyramid level for 7.776 um/px; at 0.5 um/px that level's pixel is 8 um.
+    given, truth = cohort
+    assert evaluate(given, truth, "official", 0.5, resamples=0).froc.ignored == 1
+    # A square of 980 px at 0.243 um: 238 um, whose major axis as regions are measured (1.155 sides) is beyond 275 um.
+    write_asap(truth / "b.xml", [square(5000, 5000, 600)])
+    for spacing, isolated in ((0.2, 2), (0.5, 1)):
+        assert evaluate(given, truth, "corrected", spacing, resamples=0).froc.ignored == isolated
+
+
+def test_results_of_analyze_give_the_same_figures(cohort, tmp_path):
+    given, truth = cohort
+    out = tmp_path / "run"
+    found = {p.slide: p for p in read_predictions(given)}
+    for name, prediction in found.items():
+        (out / name).mkdir(parents=True)
+        pairs = zip(prediction.points, prediction.probabilities, strict=True)
+        regions = [region(i, r, c, p) for i, ((r, c), p) in enumerate(pairs, 1)]
+        (out / name / "result.json").write_text(result(name, prediction.score, regions).model_dump_json())
+    first, second = evaluate(given, truth, spacing_um=0.25), evaluate(out, truth)
+    assert first.slides == second.slides
+    assert first.froc.interval == second.froc.interval
+    (out / "a" / "detections.csv").write_text("probability,x,y\n")
+    assert {s.slide: s.detections for s in evaluate(out, truth).slides}["a"] == 0
+
+
+def test_masks_give_the_lesions_of_the_outlines(cohort, tmp_path):
+    given, truth = cohort
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name, areas, value in (("a", [(2000, 2000, 3000), (10000, 10000, 3000), (15000, 200, 300)], 255),
+                               ("B", [(5000, 5000, 4000)], 1), ("c", [], 1)):  # fmt: skip
+        mask = np.zeros((625, 625), np.uint8)  # level 5 of a slide of 20,000 pixels
+        for row, column, side in areas:
+            mask[row // 32 : (row + side) // 32, column // 32 : (column + side) // 32] = value
+        whole = np.kron(mask, np.ones((32, 32), np.uint8))
+        tifffile.imwrite(masks / f"{name}_mask.tif", whole, tile=(512, 512), compression="deflate")
+    by_mask = evaluate(given, masks, spacing_um=0.25, resamples=0)
+    by_outline = evaluate(given, truth, spacing_um=0.25, resamples=0)
+    assert by_mask.froc.sensitivity.tolist() == by_outline.froc.sensitivity.tolist()
+    assert [(s.lesions, s.isolated) for s in by_mask.slides] == [
+        (s.lesions, s.isolated) for s in by_outline.slides
+    ]
+
+
+def test_a_slide_without_predictions_is_named(cohort):
+    given, truth = cohort
+    (given / "b.csv").unlink()
+    (given / "slide_scores.csv").unlink()
+    with pytest.raises(
+        UsageError, match="no predictions for b; a slide without detections needs an empty file"
+    ):
+        evaluate(given, truth, spacing_um=0.25)
+    (given / "b.csv").write_text("")
+    got = evaluate(given, truth, spacing_um=0.25, resamples=0)
+    assert got.froc.lesions == 3
+    assert got.auc is None
+    assert any("4 of 4 slides have no slide score" in note for note in got.notes)
+
+
+def test_a_slide_without_truth_is_named(cohort):
+    given, truth = cohort
+    (truth / "c.xml").unlink()
+    with pytest.raises(UsageError, match="holds no truth for c"):
+        evaluate(given, truth, spacing_um=0.25)
+    (truth / "reference.csv").write_text("slide,label\nc,Normal\na,tumor,IDC,macro\n")
+    assert evaluate(given, truth, spacing_um=0.25, resamples=0).tumour_slides == 2
+    (truth / "reference.csv").write_text("c,normal\nb,normal\n")
+    with pytest.raises(UsageError, match="calls 'b' normal"):
+        evaluate(given, truth, spacing_um=0.25)
+
+
+def test_excluded_slides_are_left_out_and_noted(cohort):
+    got = evaluate(*cohort, spacing_um=0.25, exclude=["A"], resamples=0)
+    assert [slide.slide for slide in got.slides] == ["b", "c", "normal_d"]
+    assert any("A: left out" in note for note in got.notes)
+    with pytest.raises(UsageError, match="are not there: z"):
+        evaluate(*cohort, spacing_um=0.25, exclude=["z"])
+
+
+def test_spacing_is_never_guessed(cohort):
+    with pytest.raises(SpacingError, match=r"a: .*CAMELYON16: 0\.243"):
+        evaluate(*cohort)
+
+
+def test_a_failed_slide_is_an_error_and_an_empty_one_scores_zero(tmp_path):
+    (tmp_path / "s").mkdir()
+    path = tmp_path / "s" / "result.json"
+    path.write_text(result("s", None, verdict="failed").model_dump_json())
+    with pytest.raises(UsageError, match="failed: why"):
+        read_predictions(tmp_path)
+    path.write_text(result("s", None, verdict="no tissue").model_dump_json())
+    (prediction,) = read_predictions(tmp_path)
+    assert prediction.score == 0
+    assert "counts as 0" in prediction.note
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("a.csv", "0.5,1\n", "line 1"),
+        ("a.csv", "probability,x,y\n0.5,one,2\n", "line 2"),
+        ("a.csv", "1.5,1,2\n", r"must be in \[0, 1\]"),
+        ("slide_scores.csv", "a,0.5\n", "has no score for b, c, normal_d"),
+        ("slide_scores.csv", "a,0.5\na,0.6\n", "'a' twice"),
+        ("slide_scores.csv", "z,0.5\n", "without a detection file: z"),
+        ("slide_scores.csv", "a,high\nb,low\n", "is not slide, probability"),
+    ],
+)
+def test_malformed_predictions_name_file_and_line(cohort, file, text, message):
+    given, truth = cohort
+    (given / file).write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        evaluate(given, truth, spacing_um=0.25)
+    assert file in str(caught.value)
+
+
+def test_other_unusable_input_is_named(cohort, tmp_path):
+    given, truth = cohort
+    with pytest.raises(UsageError, match="no such folder of predictions"):
+        evaluate(tmp_path / "absent", truth)
+    with pytest.raises(UsageError, match="no such folder of reference"):
+        evaluate(given, tmp_path / "absent")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(UsageError, match="holds neither"):
+        evaluate(empty, truth)
+    write_asap(truth / "c.xml", [square(0, 0, 10, "Lymphocytes")])
+    with pytest.raises(AnnotationError, match=r"c\.xml.*'Lymphocytes'; known"):
+        evaluate(given, truth, spacing_um=0.25)
+
+
+def test_files_are_whole_repeatable_and_self_contained(cohort, tmp_path):
+    got = evaluate(*cohort, spacing_um=0.25, resamples=100)
+    first = {kind: path.read_bytes() for kind, path in write_evaluation(got, tmp_path / "one").items()}
+    second = {kind: path.read_bytes() for kind, path in write_evaluation(got, tmp_path / "two").items()}
+    assert first == second
+    data = json.loads(first["json"])
+    assert data["froc"]["score"] == got.froc.score
+    assert data["slide_auc"]["interval"] == list(got.auc.interval)
+    assert data["froc"]["curve"][0] == {
+        "threshold": None,
+        "false_positives_per_slide": 0.0,
+        "sensitivity": 0.0,
+    }
+    assert all(entry["note"].startswith("published") for entry in data["published"])
+    page = first["html"].decode()
+    assert "RESEARCH USE ONLY" in page
+    assert "http:" not in page.replace("http://www.w3.org", "")
+    assert "https:" not in page
+    assert first["png"].startswith(b"\x89PNG")
+
+
+def test_names_are_escaped_in_the_page(cohort, tmp_path):
+    given, truth = cohort
+    (truth / "c.xml").rename(truth / "<script>x.xml")
+    (given / "c.csv").rename(given / "<script>x.csv")
+    (given / "slide_scores.csv").unlink()
+    files = write_evaluation(evaluate(given, truth, spacing_um=0.25, resamples=0), tmp_path / "out")
+    page = files["html"].read_text()
+    assert "<script>x" not in page
+    assert "&lt;script&gt;x" in page
+
+
+def test_table_and_record_carry_the_figures(cohort):
+    got = evaluate(*cohort, spacing_um=0.25, resamples=50)
+    table = terminal_table(got)
+    assert list(table.columns[0].cells)[:2] == ["slide AUC", "lesion FROC"]
+    assert next(iter(table.columns[1].cells)) == "1.000"
+    record = evaluation_record(got, "ASAP outlines")
+    assert [score.name for score in record.scores] == ["slide AUC", "lesion FROC"]
+    assert record.froc[-1] == (0.75, 1.0)
+
+
+def test_the_registry_lists_the_protocol():
+    entry = load_evaluations()["camelyon16"]
+    assert entry.evaluate is evaluate
+    assert {"auc": 0.925, "froc": 0.7051} in [published.figures for published in entry.published]
