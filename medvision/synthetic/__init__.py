@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medvision.synthetic.patches import render_patch, synthetic_patches
     from medvision.synthetic.recipe import ARTEFACTS, SCANNERS, STAINS, LesionSpec, SlideRecipe, demo_recipes
     from medvision.synthetic.render import render_block
+    from medvision.synthetic.slide import SyntheticSlide, truth_polygons, write_synthetic_slide
 
 _HOMES = {
     "ARTEFACTS": "recipe",
@@ -19,10 +20,13 @@ _HOMES = {
     "SCANNERS": "recipe",
     "STAINS": "recipe",
     "SlideRecipe": "recipe",
+    "SyntheticSlide": "slide",
     "demo_recipes": "recipe",
     "render_block": "render",
     "render_patch": "patches",
     "synthetic_patches": "patches",
+    "truth_polygons": "slide",
+    "write_synthetic_slide": "slide",
 }
 
 __all__ = [
@@ -31,10 +35,13 @@ __all__ = [
     "STAINS",
     "LesionSpec",
     "SlideRecipe",
+    "SyntheticSlide",
     "demo_recipes",
     "render_block",
     "render_patch",
     "synthetic_patches",
+    "truth_polygons",
+    "write_synthetic_slide",
 ]
 
 
