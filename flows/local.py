@@ -61,6 +61,7 @@ def prefect_settings(home: Path) -> Iterator[None]:
         "PREFECT_LOGGING_LEVEL": "ERROR",
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     }
     os.environ["DO_NOT_TRACK"] = "1"
     if "prefect" not in sys.modules:

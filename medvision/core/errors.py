@@ -15,8 +15,11 @@ class UsageError(MedvisionError, ValueError):
     """A parameter or a combination of parameters that cannot mean anything."""
 
 
-class UnknownNameError(MedvisionError, LookupError):
+class UnknownNameError(MedvisionError, KeyError):
     """A name that a registry does not hold."""
+
+    def __str__(self) -> str:
+        return Exception.__str__(self)  # a KeyError would show its message in quotes
 
 
 class UnreadableSourceError(MedvisionError, ValueError):
