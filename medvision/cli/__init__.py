@@ -24,10 +24,19 @@ app = App(
 )
 
 _COMMANDS = {
-    "analyze": ("medvision.cli.analyze:analyze", "Analyse slides: heatmap, lesion regions, score and report for each."),
-    "check": ("medvision.cli.inspect:check", "Dry run: is each slide readable, and what would an analysis cost?"),
+    "analyze": (
+        "medvision.cli.analyze:analyze",
+        "Analyse slides: heatmap, lesion regions, score and report for each.",
+    ),
+    "check": (
+        "medvision.cli.inspect:check",
+        "Dry run: is each slide readable, and what would an analysis cost?",
+    ),
     "classify": ("medvision.cli.classify:classify", "Score single images or folders of them."),
-    "demo": ("medvision.cli.demo:demo", "Make four synthetic slides, analyse them and evaluate against the truth."),
+    "demo": (
+        "medvision.cli.demo:demo",
+        "Make four synthetic slides, analyse them and evaluate against the truth.",
+    ),
     "evaluate": ("medvision.cli.evaluate:app", "Score predictions by a benchmark's official protocol."),
     "info": ("medvision.cli.inspect:info", "Say what a file is: format, levels, spacing, reader, metadata."),
     "models": ("medvision.cli.inspect:models", "List the models that can be named."),

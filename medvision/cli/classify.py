@@ -51,10 +51,10 @@ def classify(
     from medvision.models import load_model
     from medvision.pipelines.classify import classify_images
 
-    network = load_model(
-        model, weights=weights, classes=classes, spacing_um=spacing, window_px=window
+    network = load_model(model, weights=weights, classes=classes, spacing_um=spacing, window_px=window)
+    outcome = classify_images(
+        images, network, out, spacing_um=image_spacing, device=device, batch_size=batch_size
     )
-    outcome = classify_images(images, network, out, spacing_um=image_spacing, device=device, batch_size=batch_size)
     rows = [
         (entry.path, entry.predicted, *(f"{entry.probabilities[name]:.4f}" for name in network.classes))
         for entry in outcome.results[:20]

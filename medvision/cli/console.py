@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,7 +71,9 @@ def slide_progress() -> Iterator[SlideProgress]:
 def print_outcome(outcome: SlideOutcome) -> None:
     """One line for one slide."""
     style = _STYLES.get(outcome.status, "red")
-    score = "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
+    score = (
+        "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
+    )
     regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
     reason = f"  {outcome.reason}" if outcome.reason else ""
     console.print(
@@ -86,7 +88,7 @@ def print_made(label: str, path: Path) -> None:
     console.print(f"{label}: [bold]{escape(str(path))}[/]", soft_wrap=True)
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
     """A plain table of strings."""
     made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:

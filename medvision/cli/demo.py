@@ -29,10 +29,10 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
     from medvision.evaluations.camelyon16_page import evaluation_record, terminal_table, write_evaluation
     from medvision.pipelines.analyze import analyze_slides
     from medvision.pipelines.run import finish_run
-    from medvision.synthetic import demo_recipes, write_synthetic_slide
+    from medvision.synthetic import SyntheticSlide, demo_recipes, write_synthetic_slide
 
     started = time.perf_counter()
-    slides = []
+    slides: list[SyntheticSlide] = []
     for recipe in demo_recipes(seed):
         with console.status(f"painting slide {len(slides) + 1} of 4"):
             slides.append(write_synthetic_slide(recipe, out / "slides"))
@@ -53,6 +53,8 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
     console.print(terminal_table(scores))
     truth = "synthetic slides with known truth"
     index = finish_run(out / "results", outcomes, evaluation_record(scores, truth))
-    console.print(f"done in {time.perf_counter() - started:.0f} s; synthetic slides, so this shows that it works, not how well")
+    console.print(
+        f"done in {time.perf_counter() - started:.0f} s; synthetic slides, so this shows that it works, not how well"
+    )
     print_made("open", index)
     return 0

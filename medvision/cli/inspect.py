@@ -13,7 +13,13 @@ from medvision.cli.console import console, table
 from medvision.pipelines.config import AnalyzeConfig
 
 
-def info(file: Path, /, *, slide_spacing: float | None = None, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
+def info(
+    file: Path,
+    /,
+    *,
+    slide_spacing: float | None = None,
+    as_json: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
     """Say what a file is: format, levels, spacing, size, reader, vendor, allow-listed metadata.
 
     Example: medvision info slide.svs --json

@@ -8,7 +8,10 @@ from cyclopts import App
 
 from medvision.cli.console import console, print_made
 
-app = App(name="train", help="Train a model. Example: medvision train patch --config configs/train-patch.yaml --out out")
+app = App(
+    name="train",
+    help="Train a model. Example: medvision train patch --config configs/train-patch.yaml --out out",
+)
 
 
 @app.command

@@ -30,7 +30,9 @@ class Checkpoint:
 
     def restore(self, sink: Sink[Any]) -> tuple[int, list[int]]:
         """Load the saved state into `sink`; returns the batches done and the windows found unreadable so far."""
-        with contextlib.suppress(FileNotFoundError, ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError):
+        with contextlib.suppress(
+            FileNotFoundError, ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError
+        ):
             with self._path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
                 arrays = dict(saved)
             if str(arrays.pop("key")) == self._key:
@@ -45,7 +47,11 @@ class Checkpoint:
         if not now and time.monotonic() - self._saved < self._interval:
             return
         stream = io.BytesIO()
-        head = {"key": np.array(self._key), "batches": np.array(batches), "unread": np.array(unread, np.int64)}
+        head = {
+            "key": np.array(self._key),
+            "batches": np.array(batches),
+            "unread": np.array(unread, np.int64),
+        }
         np.savez(stream, **head, **sink.state())  # type: ignore[arg-type]
         part = self._path.with_name(self._path.name + ".part")
         with part.open("wb") as file:

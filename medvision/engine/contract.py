@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from medvision.core.geometry import Spacing
 
+ModelOutputs = torch.Tensor | list[dict[str, torch.Tensor]]
 OutputKind = Literal["scores", "vector", "image", "objects", "array"]
 
 
@@ -40,7 +41,7 @@ class PatchModel:
     output: OutputKind
     classes: tuple[str, ...]
     digest: str
-    activation: Callable[[torch.Tensor], torch.Tensor]
+    activation: Callable[[Any], ModelOutputs]
     positive: str | None = None
     precisions: tuple[str, ...] = ("float32",)
     version: str = ""
@@ -58,6 +59,7 @@ class PatchModel:
         std = torch.tensor(self.normalisation.std, device=batch.device, dtype=torch.float32).view(shape)
         return (moved.float() / 255 - mean) / std
 
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """Outputs `(n, ...)` float32 for a uint8 batch `(n, *window, channels)`."""
-        return self.activation(self.net(self.prepare(batch)).float())
+    def __call__(self, batch: torch.Tensor) -> ModelOutputs:
+        """Outputs `(n, ...)`, or one dictionary per window, for a uint8 batch `(n, *window, channels)`."""
+        raw = self.net(self.prepare(batch))
+        return self.activation(raw.float() if isinstance(raw, torch.Tensor) else raw)

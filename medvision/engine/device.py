@@ -30,7 +30,9 @@ def resolve_device(name: str) -> torch.device:
 
 def available_devices() -> list[str]:
     """Names of the devices present, "cpu" first."""
-    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    cuda = (
+        [f"cuda:{index}" for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    )
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return ["cpu", *cuda, *mps]
 
@@ -57,7 +59,7 @@ def autocast(device: torch.device, precision: Precision) -> AbstractContextManag
     """Context in which the network computes in `precision`."""
     if precision == "float32":
         return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)  # type: ignore[return-value]
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

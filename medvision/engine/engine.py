@@ -22,7 +22,7 @@ import torch
 
 from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.engine.checkpoint import Checkpoint
-from medvision.engine.contract import PatchModel
+from medvision.engine.contract import ModelOutputs, PatchModel
 from medvision.engine.device import (
     Precision,
     autocast,
@@ -52,9 +52,8 @@ class EngineSettings:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.readers < 1 or self.buffers < 2:
-            raise UsageError(
-                f"batch size {self.batch_size} and readers {self.readers} must be at least 1, buffers {self.buffers} at least 2"
-            )
+            given = f"batch size {self.batch_size}, readers {self.readers}, buffers {self.buffers}"
+            raise UsageError(f"{given}: the first two must be at least 1, and buffers at least 2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +111,7 @@ class _Batch:
     parts: list[tuple[_Progress, Int64Array]]
     readable: npt.NDArray[np.bool_]
     reads: list[Future[None]]
-    outputs: torch.Tensor | list[dict[str, torch.Tensor]] | None = None
+    outputs: ModelOutputs | None = None
 
 
 class PatchEngine:
@@ -161,7 +160,7 @@ class PatchEngine:
         self._batch_size = self.settings.batch_size
         model.net.eval().to(self.device)
         if len(model.window) == 2:
-            model.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.net.to(memory_format=torch.channels_last)
         buffers: list[torch.Tensor] = []
         active: list[_Progress] = []
         finished: deque[_Progress] = deque()
@@ -233,7 +232,8 @@ class PatchEngine:
     def _begin(self, job: Job[Any], model: PatchModel, size: int) -> tuple[_Progress, list[Int64Array]]:
         order = job.plan.storage_order()
         groups = [order[k : k + size] for k in range(0, len(order), size)]
-        checkpoint, done, unread = None, 0, []
+        checkpoint: Checkpoint | None = None
+        done, unread = 0, list[int]()
         if job.checkpoint is not None:
             key = {"plan": job.plan.digest, "model": model.digest, "batch_size": size}
             checkpoint = Checkpoint(job.checkpoint, key, self.settings.checkpoint_seconds)
@@ -283,11 +283,11 @@ class PatchEngine:
                 self._batch_size = max(1, min(self._batch_size, len(rows)) // 2)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
-        first = outputs[0]
-        if isinstance(first, list):
-            batch.outputs = [found for part in outputs for found in part]
+        tensors = [part for part in outputs if isinstance(part, torch.Tensor)]
+        if tensors:
+            batch.outputs = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         else:
-            batch.outputs = torch.cat(outputs) if len(outputs) > 1 else first
+            batch.outputs = [found for part in outputs for found in part if isinstance(found, dict)]
 
     def _collect(self, batch: _Batch, finished: deque[_Progress]) -> None:
         """Wait for the outputs and hand them to the sinks."""
@@ -347,7 +347,9 @@ def _fill(
 
 def _check(plan: TilePlan, source: Source, model: PatchModel) -> None:
     if plan.window != model.window:
-        raise UsageError(f"the plan's window {plan.window} is not the window of {model.name!r}: {model.window}")
+        raise UsageError(
+            f"the plan's window {plan.window} is not the window of {model.name!r}: {model.window}"
+        )
     if plan.spacing is not None and model.spacing is not None:
         ratio = plan.spacing.mean / model.spacing.mean
         if plan.spacing.unit != model.spacing.unit or not 0.98 < ratio < 1.02:
@@ -361,7 +363,7 @@ def _windows(plan: TilePlan, indices: Int64Array) -> Windows:
     return Windows(indices, plan.boxes[indices], plan.cores[indices])
 
 
-def _to_host(outputs: torch.Tensor | list[dict[str, torch.Tensor]] | None) -> Outputs:
+def _to_host(outputs: ModelOutputs | None) -> Outputs:
     if outputs is None:
         return np.zeros((0,), np.float32)
     if isinstance(outputs, list):

@@ -19,7 +19,7 @@ from medvision.core.geometry import Box, Spacing
 Int64Array = npt.NDArray[np.int64]
 
 _BLOCK = 2048
-"""Side in plan pixels of the blocks in which windows are read, so that native tiles are decoded once and soon dropped."""
+"""Side in plan pixels of the blocks of reading: native tiles are decoded once and soon dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class TilePlan:
         return replace(self, boxes=self.boxes[mask], cores=self.cores[mask], cells=cells)
 
     def storage_order(self) -> Int64Array:
-        """Order in which windows should be read: block by block, row by row inside, as a tiled file is laid out."""
+        """Order of reading: block by block, row by row inside, as a tiled file is laid out."""
         start = self.boxes[:, 0, :]
         keys = [start[:, axis] for axis in reversed(range(start.shape[1]))]
         keys += [start[:, axis] // _BLOCK for axis in reversed(range(start.shape[1]))]
@@ -89,7 +89,7 @@ def grid(
     stride: tuple[int, ...] | None = None,
     spacing: Spacing | None = None,
 ) -> TilePlan:
-    """Windows on a regular grid: cell `k` of the lattice covers `[k * stride, (k + 1) * stride)`, clipped to the extent.
+    """Windows on a regular grid: cell `k` covers `[k * stride, (k + 1) * stride)`, clipped to the extent.
 
     The window is centred on its cell, so `stride < window` overlaps windows, and `stride = window - 2 * halo` gives a
     halo. `stride` defaults to the window.
@@ -127,13 +127,17 @@ def around(
     window: tuple[int, ...],
     spacing: Spacing | None = None,
 ) -> TilePlan:
-    """One window centred on each of `points` (n, axes), in plan pixels; each window owns what it reads of the extent."""
+    """One window centred on each of `points` (n, axes), in plan pixels; each owns what it reads of the extent."""
     side = np.array(window, np.int64)
-    start = np.floor(np.asarray(points, np.float64).reshape(-1, len(extent)) - side / 2 + 0.5).astype(np.int64)
+    start = np.floor(np.asarray(points, np.float64).reshape(-1, len(extent)) - side / 2 + 0.5).astype(
+        np.int64
+    )
     return _from_boxes(source_id, extent, np.stack([start, start + side], axis=1), window, spacing)
 
 
-def rois(source_id: str, extent: tuple[int, ...], boxes: list[Box], spacing: Spacing | None = None) -> TilePlan:
+def rois(
+    source_id: str, extent: tuple[int, ...], boxes: list[Box], spacing: Spacing | None = None
+) -> TilePlan:
     """Given boxes of one shape, each of which owns what it reads of the extent."""
     shapes = {box.shape for box in boxes}
     if len(shapes) != 1:
@@ -148,7 +152,11 @@ def whole(source_id: str, extent: tuple[int, ...], spacing: Spacing | None = Non
 
 
 def _from_boxes(
-    source_id: str, extent: tuple[int, ...], boxes: Int64Array, window: tuple[int, ...], spacing: Spacing | None
+    source_id: str,
+    extent: tuple[int, ...],
+    boxes: Int64Array,
+    window: tuple[int, ...],
+    spacing: Spacing | None,
 ) -> TilePlan:
     cores = np.clip(boxes, 0, np.array(extent, np.int64))
     return TilePlan(source_id, spacing, extent, window, boxes, cores)

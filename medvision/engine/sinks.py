@@ -135,9 +135,13 @@ class ImageSink:
         arrays = _array(outputs)
         for box, core, array in zip(windows.boxes, windows.cores, arrays, strict=True):
             margin = (np.array(self._plan.window) - array.shape[1:]) // 2
-            inner = Box(tuple((core[0] - box[0] - margin).tolist()), tuple((core[1] - box[0] - margin).tolist()))
+            inner = Box(
+                tuple((core[0] - box[0] - margin).tolist()), tuple((core[1] - box[0] - margin).tolist())
+            )
             if min(inner.start) < 0 or any(b > n for b, n in zip(inner.stop, array.shape[1:], strict=True)):
-                raise UsageError(f"an output of shape {array.shape[1:]} does not cover its core; enlarge the halo")
+                raise UsageError(
+                    f"an output of shape {array.shape[1:]} does not cover its core; enlarge the halo"
+                )
             outer = Box(tuple(core[0].tolist()), tuple(core[1].tolist()))
             self._image[outer.slices()] = np.moveaxis(array[(slice(None), *inner.slices())], 0, -1)
 
@@ -190,7 +194,8 @@ class ObjectSink:
         boxes = state["boxes"].astype(np.float64)
         scores, labels = state["scores"].astype(np.float32), state["labels"].astype(np.int64)
         flat = boxes.reshape(len(boxes), -1)
-        order = np.lexsort([*(flat[:, k] for k in reversed(range(flat.shape[1]))), -scores])
+        keys = [flat[:, k] for k in reversed(range(flat.shape[1]))]
+        order = np.lexsort(tuple([*keys, -scores.astype(np.float64)]))
         return Found(boxes[order], scores[order], labels[order])
 
     def state(self) -> State:

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError
+from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_precision
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
+from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.heatmap import (
     Overview,
@@ -32,7 +34,6 @@ from medvision.pipelines.slide_result import (
     write_pictures,
 )
 from medvision.report.render import HTML, PDF, write_report
-from medvision.ops.tissue import Tissue
 from medvision.sources import open_source
 from medvision.sources.base import Source
 from medvision.store.files import safe_name, safe_names
@@ -87,7 +88,7 @@ def analyze_slides(
     on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
 ) -> Iterator[SlideOutcome]:
-    """Analyse slides one after the other into folders below `out`; a slide that fails does not stop the others.
+    """Analyse slides one after the other into folders below `out`; one that fails does not stop the others.
 
     `on_plan(name, windows)` is told of each slide's size before it runs, `on_windows(count)` of windows done.
 
@@ -109,8 +110,8 @@ def analyze_slide(
 ) -> SlideOutcome:
     """Analyse one slide into `out/<name>/`: the record, the rasters, the pictures, the report.
 
-    `name` is by default `safe_name(slide)`; a run of several slides takes them from `safe_names`, which keeps two slides
-    of one file name apart.
+    `name` is by default `safe_name(slide)`; a run of several slides takes them from `safe_names`, which keeps two
+    slides of one file name apart.
 
     A result of the same slide content, weights, configuration and code that verifies is kept ("unchanged"). What goes
     wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
@@ -125,9 +126,7 @@ def analyze_slide(
     try:
         source = open_source(slide, config.slide_spacing)
         try:
-            analysis = _Analysis(
-                slide, name, out, config, model, engine, source, on_plan, started, began
-            )
+            analysis = _Analysis(slide, name, out, config, model, engine, source, on_plan, started, began)
             return analysis.outcome()
         finally:
             source.close()
@@ -199,7 +198,9 @@ class _Analysis:
         )
         if self.on_plan is not None:
             self.on_plan(self.name, len(plan))
-        findings, raster, quality = None, None, ()
+        findings: SlideFindings | None = None
+        raster: Raster | None = None
+        quality: tuple[QcMeasure, ...] = ()
         if len(plan):
             quality = measure_quality(self.source, tissue, overview)
             raster, self.stats = compute_heatmap(
@@ -260,9 +261,7 @@ class _Analysis:
             thumbnail_spacing_um=thumbnail_um,
         )
 
-    def _verdict(
-        self, findings: SlideFindings | None, quality: tuple[QcMeasure, ...]
-    ) -> tuple[Verdict, str]:
+    def _verdict(self, findings: SlideFindings | None, quality: tuple[QcMeasure, ...]) -> tuple[Verdict, str]:
         if findings is None:
             return "no tissue", "no tissue was found on this slide, so no window was scored"
         failed = [measure.name for measure in quality if not measure.ok]
@@ -342,11 +341,9 @@ def _limits(overview: Overview, findings: SlideFindings | None, config: AnalyzeC
         )
     if findings is not None:
         if findings.heatmap.unread:
-            notes.append(
-                f"{findings.heatmap.unread} of {findings.heatmap.windows} windows could not be decoded and were not scored."
-            )
+            lost = f"{findings.heatmap.unread} of {findings.heatmap.windows} windows"
+            notes.append(f"{lost} could not be decoded and were not scored.")
         cell = findings.heatmap.stride_um
-        notes.append(
-            f"Cells with less than {config.minimum_tissue:.0%} tissue were not scored; sizes are exact to one cell ({cell:g} µm)."
-        )
+        notes.append(f"Cells with less than {config.minimum_tissue:.0%} tissue were not scored.")
+        notes.append(f"Outlines and sizes are exact to one heatmap cell, {cell:g} µm.")
     return tuple(notes)

@@ -6,43 +6,64 @@ This module is light on purpose, so that `medvision analyze --help` need not wai
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from medvision.store.records import Record
 
 Scalar = str | int | float | bool | None
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _says(words: str) -> object:
+    """Help text of a field."""
+    return Field(description=words)
 
 
 class AnalyzeConfig(Record):
     """Parameters of an analysis."""
 
-    model: str = Field("camelyon-mini", description="A model of `medvision models`, or a torchvision or timm network.")
-    weights: Path | None = Field(None, description="Local weights for that network: safetensors, or a plain state dict.")
-    classes: tuple[str, ...] | None = Field(None, description="Class names, in the order of the network's outputs.")
-    positive: str | None = Field(None, description="The class that the heatmap shows. Default: the last class.")
-    spacing: float | None = Field(
-        None, gt=0, description="µm/px at which the network looks, where its contract does not say."
+    model: Annotated[str, _says("A model of `medvision models`, or a torchvision or timm network.")] = (
+        "camelyon-mini"
     )
-    window: int | None = Field(
-        None, ge=8, description="Side of the network's window in pixels, where its contract does not say."
+    weights: Annotated[
+        Path | None, _says("Local weights for that network: safetensors, or a plain state dict.")
+    ] = None
+    classes: Annotated[
+        tuple[str, ...] | None, _says("Class names, in the order of the network's outputs.")
+    ] = None
+    positive: Annotated[str | None, _says("The class that the heatmap shows. Default: the last class.")] = (
+        None
     )
-    slide_spacing: float | None = Field(
-        None, gt=0, description="Level-0 µm/px of the slide, where the file states none or a wrong one."
+    spacing: Annotated[
+        Positive | None, _says("µm/px at which the network looks, where its contract does not say.")
+    ] = None
+    window: Annotated[
+        int | None,
+        Field(ge=8, description="Side of the network's window in pixels, where its contract does not say."),
+    ] = None
+    slide_spacing: Annotated[
+        Positive | None, _says("Level-0 µm/px of the slide, where the file states none or a wrong one.")
+    ] = None
+    stride: Annotated[
+        Count | None,
+        _says("Pixels at the model's spacing between heatmap cells. Default: half the window."),
+    ] = None
+    threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.5
+    minimum_tissue: Annotated[Share, _says("Least share of tissue for a cell to be scored.")] = 0.1
+    unread_limit: Annotated[
+        Share, _says("Share of windows that may be undecodable before the slide fails.")
+    ] = 0.05
+    reject_on_qc: Annotated[bool, _says("Reject a slide that fails a quality measure, rather than warn.")] = (
+        False
     )
-    stride: int | None = Field(
-        None, ge=1, description="Pixels at the model's spacing between heatmap cells. Default: half the window."
-    )
-    threshold: float = Field(0.5, ge=0, le=1, description="Probability at which a cell, and the slide, is positive.")
-    minimum_tissue: float = Field(0.1, ge=0, le=1, description="Least share of tissue for a cell to be scored.")
-    unread_limit: float = Field(
-        0.05, ge=0, le=1, description="Share of windows that may be undecodable before the slide fails."
-    )
-    reject_on_qc: bool = Field(False, description="Reject a slide that fails a quality measure, rather than warn.")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ... or mps.")
-    precision: str = Field("auto", description="auto, float32 or bfloat16.")
-    batch_size: int = Field(32, ge=1, description="Windows per batch; halved by itself when memory runs out.")
-    readers: int = Field(2, ge=1, description="Threads that read ahead of the device.")
+    device: Annotated[str, _says("auto, cpu, cuda, cuda:1, ... or mps.")] = "auto"
+    precision: Annotated[str, _says("auto, float32 or bfloat16.")] = "auto"
+    batch_size: Annotated[Count, _says("Windows per batch; halved by itself when memory runs out.")] = 32
+    readers: Annotated[Count, _says("Threads that read ahead of the device.")] = 2
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -86,7 +86,9 @@ def plan_heatmap(
         UsageError: for a stride that is not positive or larger than the window.
     """
     if model.spacing is None:
-        raise UsageError(f"model {model.name!r} states no spacing; pass --spacing, the µm/px its windows are read at")
+        raise UsageError(
+            f"model {model.name!r} states no spacing; pass --spacing, the µm/px its windows are read at"
+        )
     stride = model.window[0] // 2 if stride_px is None else stride_px
     if not 1 <= stride <= min(model.window):
         raise UsageError(f"stride {stride} must lie between 1 and the model's window, {min(model.window)} px")

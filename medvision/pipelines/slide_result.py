@@ -190,5 +190,3 @@ def _write_detections(path: Path, regions: tuple[Region, ...]) -> None:
         for region in regions:
             row, column = region.peak
             rows.writerow((f"{region.score:.6f}", f"{column:.1f}", f"{row:.1f}"))
-
-

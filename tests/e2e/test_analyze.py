@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +177,7 @@ def test_an_empty_slide_has_no_tissue_and_is_done(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def killed(slide: Path, tmp_path: Path) -> Iterator[Path]:
+def killed(slide: Path, tmp_path: Path) -> Path:
     """An output folder whose run was killed in the middle of the slide."""
     program = (
         "import os, medvision.engine.engine as e\n"
@@ -194,7 +193,7 @@ def killed(slide: Path, tmp_path: Path) -> Iterator[Path]:
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 9, done.stderr
-    yield tmp_path
+    return tmp_path
 
 
 def test_a_killed_run_leaves_nothing_under_a_final_name_and_ends_the_same(
