@@ -1,4 +1,4 @@
-"""From what lies in a slide's result folder to the `Report`. Nothing is measured here: stored figures are put into words."""
+"""From a slide's result folder to the `Report`. Nothing is measured here: stored figures are put into words."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def read_record(path: Path, kind: type[R]) -> R:
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: missing; a result folder of `medvision analyze` holds this file") from error
+        raise StoreError(
+            f"{path}: missing; a result folder of `medvision analyze` holds this file"
+        ) from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
@@ -185,10 +187,14 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
     rings = load_outlines(folder, outlines, (rows, columns)) if result.regions else ()
     scale, extent = None, f"{columns} × {rows} px"
     if result.slide.spacing_um is not None:
-        height_um, width_um = (n * s for n, s in zip(result.slide.shape, result.slide.spacing_um, strict=True))
+        height_um, width_um = (
+            n * s for n, s in zip(result.slide.shape, result.slide.spacing_um, strict=True)
+        )
         scale = bar_for(width_um, 0.25)
         extent = f"{width_um / 1000:.2f} × {height_um / 1000:.2f} mm"
-    return Overview(thumbnail, heatmap, rings, tuple(_mark(r, result) for r in result.regions[:TABLE_ROWS]), scale, extent)
+    return Overview(
+        thumbnail, heatmap, rings, tuple(_mark(r, result) for r in result.regions[:TABLE_ROWS]), scale, extent
+    )
 
 
 def _mark(region: Region, result: SlideResult) -> Mark:
@@ -320,7 +326,13 @@ def _checks(result: SlideResult) -> tuple[Check, ...]:
         if unread:
             value += f" ({text.share(unread, windows)})"
         checks.append(
-            Check("Unread windows", value, "0", unread == 0, "Windows that could not be decoded; blank in the heatmap.")
+            Check(
+                "Unread windows",
+                value,
+                "0",
+                unread == 0,
+                "Windows that could not be decoded; blank in the heatmap.",
+            )
         )
     return tuple(checks)
 
@@ -333,7 +345,9 @@ def _provenance(result: SlideResult, run: RunRecord) -> tuple[FactGroup, ...]:
         FactGroup("Slide", _slide_facts(result)),
         FactGroup("Model", _model_facts(result)),
         FactGroup("Run", _run_facts(result, run)),
-        FactGroup("Settings", tuple(Fact(name, _setting(value)) for name, value in sorted(result.config.items()))),
+        FactGroup(
+            "Settings", tuple(Fact(name, _setting(value)) for name, value in sorted(result.config.items()))
+        ),
         FactGroup("Software", tuple(Fact(name, value) for name, value in sorted(result.software.items()))),
     )
     return tuple(

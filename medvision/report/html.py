@@ -40,7 +40,7 @@ def render_html(report: Report) -> bytes:
 
 
 def render_page(template: str, *, style: str, script: str, **values: Any) -> bytes:
-    """A template filled in, with the fonts added to its style and a policy that names the digests of both inline parts."""
+    """A template filled in, with the fonts added to its style and a policy that names both inline parts' digests."""
     style = _font_faces() + style
     policy = (
         "default-src 'none'; img-src data:; font-src data:; "
@@ -77,9 +77,8 @@ def _font_faces() -> str:
     faces = []
     for weight, path in FONTS.items():
         data = base64.b64encode(path.read_bytes()).decode("ascii")
-        faces.append(
-            f"@font-face{{font-family:Inter;font-weight:{weight};src:url(data:font/ttf;base64,{data}) format('truetype')}}\n"
-        )
+        source = f"url(data:font/ttf;base64,{data}) format('truetype')"
+        faces.append(f"@font-face{{font-family:Inter;font-weight:{weight};src:{source}}}\n")
     return "".join(faces)
 
 
@@ -88,7 +87,7 @@ def _digest(inline: str) -> str:
 
 
 def _placement(report: Report) -> str:
-    """Rules for what depends on this slide's numbers: the policy forbids `style` attributes, so they are written here."""
+    """Rules for what depends on this slide's numbers; the policy forbids `style` attributes."""
     rules = []
     if report.overview is not None:
         ratio = aspect(report.overview)
@@ -96,7 +95,10 @@ def _placement(report: Report) -> str:
         rules.append(f".stack{{aspect-ratio:{ratio:.5f};max-width:{tallest * ratio:.2f}rem}}")
         if report.overview.scale is not None:
             rules.append(f".stack .bar{{width:{100 * report.overview.scale.fraction:.4f}%}}")
-        rules += [f"#m{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}" for mark in report.overview.marks]
+        rules += [
+            f"#m{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}"
+            for mark in report.overview.marks
+        ]
     for card in report.cards:
         if card.scale is not None:
             rules.append(f"#region-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")

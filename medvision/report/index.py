@@ -1,4 +1,4 @@
-"""The index page of a run: every slide in one table, the failed ones with their reason, and the evaluation if there is one."""
+"""The index page of a run: every slide in one table, failed ones with their reason, and the evaluation if any."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ class FrocPlot:
 def render_index(
     folder: Path, outcomes: Sequence[SlideOutcome] | None = None, evaluation: EvaluationRecord | None = None
 ) -> Path:
-    """Write `index.html` for the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
+    """Write the page of the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
 
-    The page has one row per outcome, in that order, with what the slide's own `result.json` says where there is one. Left
-    out, the outcomes and the evaluation are those of the stored `index.json`, or else one outcome per slide folder found.
+    It has one row per outcome, in that order, with what the slide's own `result.json` says where there is one. Without
+    outcomes, they and the evaluation are those of the stored `index.json`, else one outcome per slide folder found.
 
     Raises:
         StoreError: if a stored record cannot be read, or the page not be written.
@@ -86,7 +86,9 @@ def render_index(
         rows=rows,
         evaluation=index.evaluation,
         scores=_scores(index.evaluation),
-        froc=None if index.evaluation is None or not index.evaluation.froc else froc_plot(index.evaluation.froc),
+        froc=None
+        if index.evaluation is None or not index.evaluation.froc
+        else froc_plot(index.evaluation.froc),
     )
     atomic_write(folder / INDEX_JSON, (index.model_dump_json(indent=1) + "\n").encode())
     atomic_write(folder / INDEX_HTML, page)
@@ -94,7 +96,7 @@ def render_index(
 
 
 def froc_plot(curve: Sequence[tuple[float, float]]) -> FrocPlot:
-    """The steps of a FROC curve over 1/8 to 8 false positives per slide, on a logarithmic axis as CAMELYON's points are."""
+    """The steps of a FROC curve over 1/8 to 8 false positives per slide, on a logarithmic axis."""
 
     def across(false_positives: float) -> float:
         kept = min(max(false_positives, _FROC_LEFT), _FROC_RIGHT)
@@ -155,7 +157,9 @@ def _row(folder: Path, outcome: SlideOutcome) -> Row:
         probability=_cell(result.probability, text.probability),
         threshold=result.threshold,
         length=_cell(longest if physical else None, text.length_mm),
-        regions=Cell(text.count(len(result.regions)), len(result.regions)) if result.verdict == "done" else _NONE,
+        regions=Cell(text.count(len(result.regions)), len(result.regions))
+        if result.verdict == "done"
+        else _NONE,
         tissue=_cell(result.tissue.area_mm2 if physical and result.tissue else None, text.area_mm2),
         flags=_flags(result),
         links=_links(slide, result),
@@ -172,7 +176,8 @@ def _failed_row(outcome: SlideOutcome, slide: Path, result: SlideResult | None) 
         name=text.visible(outcome.name),
         tone="failed",
         verdict="Failed" if failed else "Result missing",
-        reason=text.visible(outcome.reason) or ("No reason was recorded." if failed else f"{RESULT} is not there."),
+        reason=text.visible(outcome.reason)
+        or ("No reason was recorded." if failed else f"{RESULT} is not there."),
         note="",
         picture=None,
         probability=_NONE,
@@ -199,18 +204,22 @@ def _flags(result: SlideResult) -> tuple[str, ...]:
 def _picture(slide: Path, result: SlideResult) -> Picture | None:
     if "thumbnail" not in result.images:
         return None
-    thumbnail = load_picture(slide, result.images["thumbnail"], f"Heatmap of {text.visible(result.slide.name)}")
+    thumbnail = load_picture(
+        slide, result.images["thumbnail"], f"Heatmap of {text.visible(result.slide.name)}"
+    )
     heatmap = load_picture(slide, result.images["heatmap"], "") if "heatmap" in result.images else None
     return small_overlay(thumbnail, heatmap, THUMBNAIL_SIDE)
 
 
 def _links(slide: Path, result: SlideResult | None) -> tuple[tuple[str, str], ...]:
-    """Addresses relative to the index page, for the files that are there; the leading `./` keeps a name from being a scheme."""
+    """Addresses relative to the page of the files that are there; `./` keeps a name from being read as a scheme."""
     files = list(_FILES)
     if result is not None and result.heatmap is not None:
         files.insert(2, ("Heatmap", result.heatmap.file))
     return tuple(
-        (label, f"./{quote(slide.name, safe='')}/{quote(name)}") for label, name in files if (slide / name).is_file()
+        (label, f"./{quote(slide.name, safe='')}/{quote(name)}")
+        for label, name in files
+        if (slide / name).is_file()
     )
 
 
@@ -228,7 +237,9 @@ def _scores(evaluation: EvaluationRecord | None) -> tuple[tuple[str, ...], ...]:
         (
             text.visible(score.name),
             f"{score.value:.3f}",
-            "not estimated" if score.interval is None else f"{score.interval[0]:.3f} – {score.interval[1]:.3f}",
+            "not estimated"
+            if score.interval is None
+            else f"{score.interval[0]:.3f} – {score.interval[1]:.3f}",
             text.count(score.cases),
             text.visible(score.protocol),
         )

@@ -1,4 +1,4 @@
-"""A report as an A4 PDF, set by typst from the same view model. No font of the machine is used, so bytes repeat anywhere."""
+"""A report as an A4 PDF, set by typst from the same view model. No font of the machine is used, so bytes repeat."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def render_pdf(report: Report) -> bytes:
         main.write_bytes((HERE / "templates" / "report.typ").read_bytes())
         try:
             compiler = typst.Compiler(str(main), root=str(root), font_paths=_fonts(root))
-            pdf: bytes = compiler.compile(format="pdf", timestamp=0)
+            pdf = compiler.compile(format="pdf", timestamp=0)
         except typst.TypstError as error:
             raise StoreError(f"{report.slide}: the PDF could not be set: {error}") from error
+    assert isinstance(pdf, bytes), "a PDF is one file"
     return pdf
 
 
@@ -63,11 +64,13 @@ def _outlines(overview: Overview, root: Path) -> str | None:
     path = svg_path(overview.outlines, width, height)
     unit = max(width, height) / 1000
     strokes = "".join(
-        f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{thickness * unit:.3f}" stroke-linejoin="round"/>'
+        f'<path d="{path}" stroke="{colour}" stroke-width="{thickness * unit:.3f}"/>'
         for colour, thickness in (("#ffffff", 6.0), ("#0b1a26", 2.5))
     )
-    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
-    (root / "outlines.svg").write_text(f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{strokes}</svg>', encoding="utf-8")
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}" fill="none" stroke-linejoin="round"'
+    (root / "outlines.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{strokes}</svg>', encoding="utf-8"
+    )
     return "outlines.svg"
 
 
@@ -100,7 +103,8 @@ def _fonts(root: Path) -> typst.Fonts:
     They are gathered in a folder of their own, since typst takes folders and would pick any font that it finds there.
     """
     found = importlib.util.find_spec("matplotlib")
-    assert found is not None and found.submodule_search_locations, "matplotlib is a dependency of this package"
+    assert found is not None, "matplotlib is a dependency of this package"
+    assert found.submodule_search_locations, "matplotlib is a package"
     wide = Path(found.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
     folder = root / "fonts"
     folder.mkdir()

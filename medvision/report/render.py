@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from medvision.core.errors import StoreError, UsageError
@@ -40,14 +39,18 @@ def render_reports(folder: Path) -> list[Path]:
         UsageError: if `folder` is neither.
         StoreError: if a result is incomplete, altered, or of another schema version.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = folder.resolve()
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder; give a slide's result folder, or the folder of a run")
     if (folder / RESULT).is_file():
         return _render_again(folder)
-    slides = sorted(path.parent for path in folder.glob(f"*/{RESULT}") if not path.parent.name.startswith("."))
+    slides = sorted(
+        path.parent for path in folder.glob(f"*/{RESULT}") if not path.parent.name.startswith(".")
+    )
     if not slides and not (folder / INDEX_JSON).is_file():
-        raise UsageError(f"{folder}: holds neither {RESULT} nor folders with one; `medvision analyze --out` makes them")
+        raise UsageError(
+            f"{folder}: holds neither {RESULT} nor folders with one; `medvision analyze --out` makes them"
+        )
     written = [path for slide in slides for path in _render_again(slide)]
     return [*written, render_index(folder)]
 

@@ -220,9 +220,6 @@ def make_result(tmp_path: Path, pictures: Path) -> MakeResult:
         for picture in pictures.iterdir():
             (folder / picture.name).write_bytes(picture.read_bytes())
         result = _slide_result(name)
-        digests = {
-            path.name: digest_file(path) for path in sorted(folder.iterdir()) if path.suffix != ".html"
-        }
         info = result.slide.model_copy(update=slide or {})
         result = result.model_copy(update={"slide": info, **changes})
         (folder / "result.json").write_text(result.model_dump_json(indent=1))
