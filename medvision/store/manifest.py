@@ -64,11 +64,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     return _read(folder / MANIFEST, Manifest)
 
 
-def verify(folder: Path) -> tuple[str, ...]:
+def verify(folder: Path, *, of_run: bool = True) -> tuple[str, ...]:
     """What is wrong with a published entry, one sentence each; nothing if it is whole and unaltered.
 
-    Every listed file is read and its digest compared with the recorded one. Files that the manifests do not list are
-    not looked at: a person may leave notes beside a result.
+    Every listed file is read and its digest compared with the recorded one; those that name their run only if `of_run`.
+    Files that the manifests do not list are not looked at: a person may leave notes beside a result.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -76,10 +76,14 @@ def verify(folder: Path) -> tuple[str, ...]:
     problems = []
     if manifest.key != manifest.spec.key:
         problems.append(f"{folder / MANIFEST}: the key is not that of the spec")
-    run = _read(folder / RUN_MANIFEST, RunManifest)
-    if run is None:
-        problems.append(f"{folder} has no readable {RUN_MANIFEST}")
-    for name, digest in sorted({**manifest.files, **(run.files if run else {})}.items()):
+    listed = dict(manifest.files)
+    if of_run:
+        run = _read(folder / RUN_MANIFEST, RunManifest)
+        if run is None:
+            problems.append(f"{folder} has no readable {RUN_MANIFEST}")
+        else:
+            listed |= run.files
+    for name, digest in sorted(listed.items()):
         path = folder / name
         if path.is_symlink() or not path.is_file():
             problems.append(f"{path} is missing")

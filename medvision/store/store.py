@@ -124,16 +124,16 @@ class ResultStore:
 
     @contextlib.contextmanager
     def rewriting(self, name: str) -> Iterator[Path]:
-        """Rewrite files of the run in a published entry, such as a report rendered anew; digests follow at the end.
+        """Rewrite files that name their run, such as a report that is lost or out of date; digests follow at the end.
 
         Should the process die half-way, `verify` tells, and the entry is made again when next asked for.
 
         Raises:
-            StoreError: if the entry is not whole to begin with, or if a file was changed that must repeat.
+            StoreError: if any other file is not as it was recorded, before or after.
         """
         folder = self.folder(name)
         with self.lock(name):
-            problems = verify(folder)
+            problems = verify(folder, of_run=False)
             if problems:
                 raise StoreError(f"{folder} is not a whole result: {'; '.join(problems)}")
             yield folder

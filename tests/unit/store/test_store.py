@@ -171,6 +171,11 @@ def test_rewriting_records_the_new_report_and_guards_the_rest(tmp_path: Path) ->
     assert verify(folder) == ()
     assert not store.get_or_make(SPEC, make, name="a").made
 
+    (folder / "report.html").unlink()
+    with store.rewriting("a") as inside:
+        (inside / "report.html").write_text("a lost one")
+    assert verify(folder) == ()
+
     with pytest.raises(StoreError, match=r"result\.json was altered"), store.rewriting("a") as inside:
         (inside / "result.json").write_text("forged")
     with pytest.raises(StoreError, match="not a whole result"), store.rewriting("a"):
