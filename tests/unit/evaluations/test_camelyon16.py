@@ -47,6 +47,17 @@ def result(name, probability, regions=(), verdict="done", spacing=0.25):
     )  # fmt: skip
 
 
+def as_results(given, out):
+    """The CSV predictions as a folder of `medvision analyze`, each slide 20,000 pixels square."""
+    for prediction in read_predictions(given):
+        folder = out / prediction.slide
+        folder.mkdir(parents=True)
+        pairs = zip(prediction.points, prediction.probabilities, strict=True)
+        regions = [region(i, r, c, p) for i, ((r, c), p) in enumerate(pairs, 1)]
+        (folder / "result.json").write_text(result(folder.name, prediction.score, regions).model_dump_json())
+    return out
+
+
 @pytest.fixture
 def cohort(tmp_path):
     """Two tumour slides (a: two lesions and isolated cells, b: one lesion) and two normal ones, and CSV predictions."""
@@ -98,13 +109,7 @@ def test_corrected_protocol_measures_with_the_spacing_of_the_slide(cohort):
 
 def test_results_of_analyze_give_the_same_figures(cohort, tmp_path):
     given, truth = cohort
-    out = tmp_path / "run"
-    found = {p.slide: p for p in read_predictions(given)}
-    for name, prediction in found.items():
-        (out / name).mkdir(parents=True)
-        pairs = zip(prediction.points, prediction.probabilities, strict=True)
-        regions = [region(i, r, c, p) for i, ((r, c), p) in enumerate(pairs, 1)]
-        (out / name / "result.json").write_text(result(name, prediction.score, regions).model_dump_json())
+    out = as_results(given, tmp_path / "run")
     first, second = evaluate(given, truth, spacing_um=0.25), evaluate(out, truth)
     assert first.slides == second.slides
     assert first.froc.interval == second.froc.interval
@@ -116,19 +121,32 @@ def test_masks_give_the_lesions_of_the_outlines(cohort, tmp_path):
     given, truth = cohort
     masks = tmp_path / "masks"
     masks.mkdir()
-    for name, areas, value in (("a", [(2000, 2000, 3000), (10000, 10000, 3000), (15000, 200, 300)], 255),
-                               ("B", [(5000, 5000, 4000)], 1), ("c", [], 1)):  # fmt: skip
-        mask = np.zeros((625, 625), np.uint8)  # level 5 of a slide of 20,000 pixels
-        for row, column, side in areas:
-            mask[row // 32 : (row + side) // 32, column // 32 : (column + side) // 32] = value
-        whole = np.kron(mask, np.ones((32, 32), np.uint8))
-        tifffile.imwrite(masks / f"{name}_mask.tif", whole, tile=(512, 512), compression="deflate")
-    by_mask = evaluate(given, masks, spacing_um=0.25, resamples=0)
-    by_outline = evaluate(given, truth, spacing_um=0.25, resamples=0)
-    assert by_mask.froc.sensitivity.tolist() == by_outline.froc.sensitivity.tolist()
-    assert [(s.lesions, s.isolated) for s in by_mask.slides] == [
-        (s.lesions, s.isolated) for s in by_outline.slides
-    ]
+    areas = {
+        "a": ([(2000, 2000, 3000), (10000, 10000, 3000), (15000, 200, 300)], 255),
+        "B": ([(5000, 5000, 4000)], 1),
+        "c": ([], 1),
+    }
+    for name, (squares, value) in areas.items():
+        mask = np.zeros((2500, 2500), np.uint8)  # at an eighth of the slide's resolution
+        for row, column, side in squares:
+            mask[row // 8 : (row + side) // 8, column // 8 : (column + side) // 8] = value
+        tifffile.imwrite(masks / f"{name}_mask.tif", mask, tile=(256, 256), compression="deflate")
+    run = as_results(given, tmp_path / "run")
+    for protocol in ("official", "corrected"):
+        by_mask = evaluate(run, masks, protocol, resamples=0)
+        by_outline = evaluate(given, truth, protocol, spacing_um=0.25, resamples=0)
+        assert by_mask.froc.sensitivity.tolist() == by_outline.froc.sensitivity.tolist()
+        assert [(s.lesions, s.isolated) for s in by_mask.slides] == [
+            (s.lesions, s.isolated) for s in by_outline.slides
+        ]
+
+
+def test_a_mask_of_another_shape_than_the_slide_is_refused(cohort, tmp_path):
+    given, truth = cohort
+    (truth / "b.xml").unlink()
+    tifffile.imwrite(truth / "b_mask.tif", np.full((100, 120), 255, np.uint8))
+    with pytest.raises(AnnotationError, match=r"b_mask\.tif: mask of \(100, 120\) pixels"):
+        evaluate(as_results(given, tmp_path / "run"), truth)
 
 
 def test_a_slide_without_predictions_is_named(cohort):
