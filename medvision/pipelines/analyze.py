@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError
+from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError, is_transient
 from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_precision
@@ -136,6 +136,7 @@ def analyze_slide(
             name=name,
             status="failed",
             reason=str(error) or type(error).__name__,
+            transient=is_transient(error),
             seconds=round(time.perf_counter() - started, 3),
         )
 
