@@ -1,0 +1,12 @@
+"""Models by name: `load_model`, `list_models`."""
+
+from medvision.models.catalogue import (
+    DEFAULT_MODEL,
+    MODELS,
+    CatalogueEntry,
+    ModelRow,
+    list_models,
+    load_model,
+)
+
+__all__ = ["DEFAULT_MODEL", "MODELS", "CatalogueEntry", "ModelRow", "list_models", "load_model"]

@@ -30,7 +30,24 @@ from medvision.sources import Source, extent_at, open_source
 from medvision.store.files import atomic_write
 from medvision.store.records import Record
 
-SUFFIXES = frozenset(".png .jpg .jpeg .webp .bmp .tif .tiff .svs .ndpi .mrxs .scn .bif .vms .dcm".split())
+SUFFIXES = frozenset(
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".webp",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".svs",
+        ".ndpi",
+        ".mrxs",
+        ".scn",
+        ".bif",
+        ".vms",
+        ".dcm",
+    ]
+)
 """Files of these kinds are taken from a folder; a file that is named itself may be of any kind."""
 
 _ONE_WINDOW = 0.05

@@ -1,0 +1,266 @@
+"""The models that can be asked for by name, and how a name, a weights file and a contract become a `PatchModel`.
+
+Three kinds of name: those of the catalogue, whose weights are shipped; every classifier of torchvision; every one of
+timm. The latter two take local weights. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from medvision.core.digest import digest_json
+from medvision.core.errors import UsageError, WeightsError
+from medvision.core.geometry import Spacing
+from medvision.core.registry import Registry
+from medvision.engine.contract import Normalisation, PatchModel
+from medvision.models.classifiers.slim_resnet import SlimResNet
+from medvision.models.contract import TemperedSoftmax, WeightsContract
+from medvision.models.weights import State, apply_weights, digest_state, read_weights
+
+DEFAULT_MODEL = "camelyon-mini"
+SHIPPED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """A shipped model. `file` lies in `weights/`: safetensors with its contract inside, and beside it a card, `.md`."""
+
+    family: str
+    build: Callable[[int], nn.Module]
+    file: str
+    licence: str
+    paper: str
+    intended_use: str = "research use only"
+
+    @property
+    def path(self) -> Path:
+        """The weights file."""
+        return SHIPPED / self.file
+
+    @property
+    def card(self) -> str:
+        """Text of the model card."""
+        return self.path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+MODELS: Registry[CatalogueEntry] = Registry("model")
+
+MODELS.register("camelyon-mini")(
+    CatalogueEntry(
+        family="slim-resnet",
+        build=lambda classes: SlimResNet(classes),
+        file="camelyon-mini.safetensors",
+        licence="Apache-2.0; trained on CC0 data",
+        paper="He et al., CVPR 2016 (residual blocks); Pan et al., ECCV 2018 (split normalisation)",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One line of the list of shipped models."""
+
+    name: str
+    family: str
+    window_px: int
+    spacing_um: float
+    classes: tuple[str, ...]
+    positive: str
+    licence: str
+    megabytes: float
+    auc: float | None
+    auc_interval: tuple[float, float] | None
+    intended_use: str
+
+
+def list_models() -> list[ModelRow]:
+    """The shipped models, as their weights files describe them."""
+    rows = []
+    for name, entry in MODELS.items():
+        contract = _contract_in(entry.path, read_weights(entry.path)[1])
+        if contract is None:
+            raise WeightsError(f"{entry.path}: a shipped weights file must carry its contract")
+        auc = contract.figures.get("auc")
+        rows.append(
+            ModelRow(
+                name=name,
+                family=entry.family,
+                window_px=contract.window_px,
+                spacing_um=contract.spacing_um,
+                classes=contract.classes,
+                positive=contract.positive or contract.classes[-1],
+                licence=entry.licence,
+                megabytes=round(entry.path.stat().st_size / 1e6, 2),
+                auc=None if auc is None else auc.value,
+                auc_interval=None if auc is None else auc.interval,
+                intended_use=entry.intended_use,
+            )
+        )
+    return rows
+
+
+def load_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    weights: Path | None = None,
+    classes: Sequence[str] | None = None,
+    spacing_um: float | None = None,
+    window_px: int | None = None,
+    positive: str | None = None,
+) -> PatchModel:
+    """The model called `name`, ready to run.
+
+    Args:
+        name: of the catalogue (`list_models`), or a classifier of torchvision or timm (`resnet50`, `timm/resnet50`).
+        weights: local safetensors or PyTorch state dictionary; needed for all but catalogue names.
+        classes: one name per output, in the order in which the weights were trained.
+        spacing_um: of the windows that the weights want, micrometres per pixel.
+        window_px: side of a window; for torchvision and timm the network's own input size by default.
+        positive: the class that a heatmap shows; by default the last.
+            What the weights file's own contract says need not be given; what is given wins over it.
+
+    Raises:
+        UnknownNameError: for a name that none of the three knows.
+        UsageError: if something is missing, with the options to pass, or is not possible.
+        WeightsError: if the weights are unsafe, unreadable, or of another network or number of classes.
+    """
+    entry = MODELS[name] if name in MODELS else None  # noqa: SIM401 - `get` would raise our own error
+    if entry is None:
+        from medvision.models.classifiers.foreign import find
+
+        recipe = find(name)
+        build, default_window = recipe.build, recipe.window_px
+    else:
+        build, default_window = entry.build, None
+    path = weights if weights is not None else None if entry is None else entry.path
+    if path is None:
+        _refuse_missing(name, None, classes, spacing_um, window_px or default_window)
+        raise AssertionError("missing weights are always refused")
+    state, metadata = read_weights(path)
+    found = _contract_in(path, metadata)
+    if found is None:
+        _refuse_missing(name, path, classes, spacing_um, window_px or default_window)
+    contract = _merged(name, found, classes, spacing_um, window_px or default_window, window_px, positive)
+    net = build(len(contract.classes))
+    _check_classes(net, state, contract.classes, path)
+    apply_weights(net, state, path)
+    card = entry.card if entry is not None and weights is None else ""
+    return as_patch_model(name, net, contract, card)
+
+
+def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: str = "") -> PatchModel:
+    """A network with its contract, in evaluation mode. The digest covers its weights and all that changes outputs."""
+    said = contract.model_dump(mode="json", exclude={"figures", "calibration", "version", "precisions"})
+    return PatchModel(
+        name=name,
+        net=net.eval(),
+        window=(contract.window_px, contract.window_px),
+        spacing=Spacing((contract.spacing_um, contract.spacing_um), "um", "supplied"),
+        normalisation=Normalisation(contract.mean, contract.std),
+        output="scores",
+        classes=contract.classes,
+        digest=digest_json([said, digest_state(net.state_dict())]),
+        activation=TemperedSoftmax(contract.temperature),
+        positive=contract.positive or contract.classes[-1],
+        precisions=contract.precisions,
+        version=contract.version,
+        calibration=contract.calibration,
+        card=card,
+    )
+
+
+def _contract_in(path: Path, metadata: dict[str, Any]) -> WeightsContract | None:
+    if not metadata:
+        return None
+    try:
+        return WeightsContract.model_validate(metadata)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(
+            f"{path}: the contract in its metadata is wrong at {where!r}: {first['msg']}"
+        ) from error
+
+
+def _refuse_missing(
+    name: str,
+    path: Path | None,
+    classes: Sequence[str] | None,
+    spacing_um: float | None,
+    window_px: int | None,
+) -> None:
+    """Raise for what neither the call nor the file says, naming the options that would say it."""
+    missing = []
+    if path is None:
+        missing.append("--weights FILE (a local safetensors file; nothing is downloaded)")
+    if classes is None:
+        missing.append("--classes NAME,NAME,... (in the order of the outputs)")
+    if spacing_um is None:
+        missing.append("--spacing UM (micrometres per pixel of the windows it was trained on)")
+    if window_px is None:
+        missing.append("--window PX (side of a window)")
+    if missing:
+        raise UsageError(f"model {name!r} needs {'; '.join(missing)}")
+
+
+def _merged(
+    name: str,
+    found: WeightsContract | None,
+    classes: Sequence[str] | None,
+    spacing_um: float | None,
+    window_or_default_px: int | None,
+    window_px: int | None,
+    positive: str | None,
+) -> WeightsContract:
+    """The file's contract with what was given put over it."""
+    if found is None:
+        if classes is None or spacing_um is None or window_or_default_px is None:
+            raise AssertionError("missing parts are refused before")
+        base = {"architecture": name, "window_px": window_or_default_px}
+    else:
+        base = found.model_dump()
+        if spacing_um is not None and abs(spacing_um / found.spacing_um - 1) > 0.02:
+            base["calibration"] = (
+                f"{found.calibration}; used at {spacing_um:g} instead of {found.spacing_um:g} µm/px"
+            )
+        if window_px is not None:
+            base["window_px"] = window_px
+    if classes is not None:
+        base["classes"] = tuple(classes)
+        base["positive"] = None if found is None or found.positive not in classes else found.positive
+    if spacing_um is not None:
+        base["spacing_um"] = spacing_um
+    if positive is not None:
+        base["positive"] = positive
+    try:
+        contract = WeightsContract.model_validate(base)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(
+            f"model {name!r}: {first['loc'][0]}: {first['msg']}, not {first['input']!r}"
+        ) from error
+    if len(set(contract.classes)) != len(contract.classes):
+        raise UsageError(f"model {name!r}: class names repeat: {', '.join(contract.classes)}")
+    if contract.positive is not None and contract.positive not in contract.classes:
+        raise UsageError(
+            f"model {name!r} has no class {contract.positive!r}; its classes: {', '.join(contract.classes)}"
+        )
+    return contract
+
+
+def _check_classes(net: nn.Module, state: State, classes: tuple[str, ...], path: Path) -> None:
+    """Say plainly when the only thing wrong with the weights is their number of classes."""
+    own = net.state_dict()
+    differ = {key for key in own if key in state and own[key].shape != state[key].shape}
+    heads = {state[key].shape[0] for key in differ if own[key].shape[0] == len(classes) and state[key].ndim}
+    last_only = all(own[key].shape[1:] == state[key].shape[1:] for key in differ)
+    if differ and last_only and len(heads) == 1:
+        raise WeightsError(
+            f"{path}: these weights are for {heads.pop()} classes, but {len(classes)} are named: {', '.join(classes)}"
+        )

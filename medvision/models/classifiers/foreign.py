@@ -1,0 +1,70 @@
+"""Classifiers of torchvision and timm by name, built without weights and without touching the network."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from medvision.core.errors import UnknownNameError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How to build a classifier for a number of classes, and the input size it was designed for."""
+
+    library: str
+    build: Callable[[int], nn.Module]
+    window_px: int
+
+
+def find(name: str) -> Recipe:
+    """The classifier called `name`: torchvision's, else timm's; `timm/...` and `torchvision/...` choose one.
+
+    Raises:
+        UnknownNameError: if neither has it, with the names closest to it.
+    """
+    library, _, plain = name.rpartition("/")
+    makers = {"torchvision": _torchvision, "timm": _timm}
+    if library and library not in makers:
+        raise UnknownNameError(f"no model library is called {library!r}; known: {', '.join(makers)}")
+    for key, make in makers.items():
+        if library in ("", key) and (recipe := make(plain)) is not None:
+            return recipe
+    raise UnknownNameError(f"no model is called {name!r}; {_suggestions(plain)}")
+
+
+def _torchvision(name: str) -> Recipe | None:
+    import torchvision.models as zoo
+
+    if name not in zoo.list_models(module=zoo):
+        return None
+    # These two draw slow initial weights, and warn about it, unless told not to.
+    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    window = 299 if name == "inception_v3" else 224
+    return Recipe("torchvision", lambda n: zoo.get_model(name, weights=None, num_classes=n, **extra), window)
+
+
+def _timm(name: str) -> Recipe | None:
+    import timm
+
+    # Only names of timm's own registry: "hf-hub:..." and the like would reach for the network.
+    if not timm.is_model(name):
+        return None
+    config = timm.get_pretrained_cfg(name)
+    window = 224 if config is None else int(config.input_size[-1])
+    return Recipe("timm", lambda n: timm.create_model(name, pretrained=False, num_classes=n), window)
+
+
+def _suggestions(name: str) -> str:
+    import timm
+    import torchvision.models as zoo
+
+    from medvision.models.catalogue import MODELS
+
+    known = [*MODELS, *zoo.list_models(module=zoo), *timm.list_models()]
+    close = difflib.get_close_matches(name, known, n=4)
+    near = f"close to it: {', '.join(close)}; " if close else ""
+    return f"{near}shipped: {', '.join(MODELS)}; otherwise any classifier of torchvision or timm with local weights"

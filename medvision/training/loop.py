@@ -1,0 +1,216 @@
+"""The one training loop. It shows everything that happens to a network: batch, loss, step, average, check, save.
+
+Batches are a function of the step, so a run that is resumed sees what an uninterrupted one would have seen, and ends
+with the same weights.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from medvision.core.digest import digest_json
+from medvision.core.errors import StoreError, UsageError
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Inputs and targets, as the loss takes them."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopSettings:
+    """How long and how fast to learn. `average` is the decay per step of the averaged weights that are kept."""
+
+    steps: int
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: int = 20
+    average: float = 0.98
+    check_every: int = 50
+    patience: int | None = None
+    """Checks without a better validation score after which to stop; None runs all the steps."""
+    clip: float = 1.0
+    seed: int = 0
+    """Of the network's own randomness (dropout): each step draws from `seed` and its number."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.check_every < 1:
+            raise UsageError(f"steps {self.steps} and check_every {self.check_every} must be at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The state of learning at one step. `score` is the validation score, higher is better, where there is one."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    score: float | None
+
+
+@dataclass(eq=False)
+class Fit:
+    """A trained network (averaged weights, of the best check where there is validation) and how it came about."""
+
+    net: nn.Module
+    checks: list[Check]
+    best_step: int
+    resumed_at: int = 0
+
+
+@dataclass(eq=False)
+class _State:
+    """What changes from step to step, apart from the weights."""
+
+    step: int = 0
+    checks: list[Check] = field(default_factory=list)
+    best_score: float = -math.inf
+    best_step: int = 0
+    best: dict[str, torch.Tensor] | None = None
+
+
+def fit(
+    net: nn.Module,
+    batch: Callable[[int], Batch],
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    settings: LoopSettings,
+    validate: Callable[[nn.Module], float] | None = None,
+    on_check: Callable[[Check], None] | None = None,
+    checkpoint: Path | None = None,
+    identity: dict[str, Any] | None = None,
+) -> Fit:
+    """Train `net` on `batch(0)`, `batch(1)`, ... with AdamW, a warm-up, a cosine decay and averaged weights.
+
+    Args:
+        validate: gives a score of a network in evaluation mode, higher is better; the best check's weights are kept.
+        checkpoint: file for progress, written at every check. If it is there, the run continues after it.
+        identity: what the run is of (JSON values). A checkpoint of anything else is refused.
+
+    Raises:
+        StoreError: if the checkpoint belongs to another run.
+    """
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+    optimiser = torch.optim.AdamW(_groups(net, settings.weight_decay), lr=settings.learning_rate)
+    key = digest_json([identity or {}, {name: getattr(settings, name) for name in settings.__slots__}])
+    state = _restore(checkpoint, key, net, average, optimiser)
+    resumed_at = state.step
+    running, seen = 0.0, 0
+    while state.step < settings.steps and not _exhausted(state, settings):
+        rate = _rate(state.step, settings)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        net.train()
+        inputs, targets = batch(state.step)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed * 1_000_003 + state.step)
+            value = loss(net(inputs), targets)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+        optimiser.step()
+        average.update_parameters(net)
+        running, seen, state.step = running + float(value.detach()), seen + 1, state.step + 1
+        if state.step % settings.check_every == 0 or state.step == settings.steps:
+            score = None if validate is None else validate(average.module.eval())
+            check = Check(state.step, running / seen, rate, score)
+            running, seen = 0.0, 0
+            _note(state, check, average.module)
+            if on_check is not None:
+                on_check(check)
+            _save(checkpoint, key, state, net, average, optimiser)
+    final = average.module
+    if state.best is not None:
+        final.load_state_dict(state.best)
+    return Fit(final.eval(), state.checks, state.best_step, resumed_at)
+
+
+def write_checks(checks: list[Check], path: Path) -> None:
+    """The course of a run as CSV: step, loss, learning_rate, score (empty where there was no validation)."""
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["step", "loss", "learning_rate", "score"])
+        for check in checks:
+            score = "" if check.score is None else f"{check.score:.6f}"
+            writer.writerow([check.step, f"{check.loss:.6f}", f"{check.learning_rate:.3e}", score])
+
+
+def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices and kernels only: norms and biases set scales, which decay would distort."""
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    free = [p for p in net.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def _rate(step: int, settings: LoopSettings) -> float:
+    if step < settings.warmup:
+        return settings.learning_rate * (step + 1) / settings.warmup
+    share = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def _exhausted(state: _State, settings: LoopSettings) -> bool:
+    if settings.patience is None or not state.checks or state.checks[-1].score is None:
+        return False
+    later = [check for check in state.checks if check.step > state.best_step]
+    return len(later) >= settings.patience
+
+
+def _note(state: _State, check: Check, net: nn.Module) -> None:
+    state.checks.append(check)
+    if check.score is None:
+        state.best_step = check.step
+    elif check.score > state.best_score:
+        state.best_score, state.best_step = check.score, check.step
+        state.best = {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def _save(
+    path: Path | None,
+    key: str,
+    state: _State,
+    net: nn.Module,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+) -> None:
+    if path is None:
+        return
+    checks = [[c.step, c.loss, c.learning_rate, c.score] for c in state.checks]
+    content = {
+        "key": key,
+        "step": state.step,
+        "checks": checks,
+        "best": [state.best_score, state.best_step, state.best],
+        "net": net.state_dict(),
+        "average": average.state_dict(),
+        "optimiser": optimiser.state_dict(),
+    }
+    part = path.with_name(path.name + ".part")
+    torch.save(content, part)
+    os.replace(part, path)  # noqa: PTH105 - the one call that is atomic on every system
+
+
+def _restore(
+    path: Path | None, key: str, net: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer
+) -> _State:
+    if path is None or not path.exists():
+        return _State()
+    content = torch.load(path, weights_only=True)
+    if content.get("key") != key:
+        raise StoreError(
+            f"{path}: this checkpoint belongs to a run with other data or settings; "
+            "delete it or choose another folder"
+        )
+    net.load_state_dict(content["net"])
+    average.load_state_dict(content["average"])
+    optimiser.load_state_dict(content["optimiser"])
+    checks = [Check(step, loss, rate, score) for step, loss, rate, score in content["checks"]]
+    best_score, best_step, best = content["best"]
+    return _State(content["step"], checks, best_score, best_step, best)

@@ -1,0 +1,130 @@
+"""Parameters of training a patch classifier. Light on purpose: the command line reads it for its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from medvision.core.errors import UsageError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AugmentationConfig(_Strict):
+    """How strongly windows are changed. Shares are probabilities per window; ranges are half-widths."""
+
+    stain_scale: float = Field(0.35, ge=0, description="Strength of each stain is multiplied by 1 +- this.")
+    stain_shift: float = Field(0.06, ge=0, description="Optical density added per stain.")
+    colour_scale: float = Field(
+        0.2, ge=0, description="Density of each colour channel is multiplied by 1 +- this."
+    )
+    grey: float = Field(0.15, ge=0, le=1, description="Share of windows reduced to one tinted density.")
+    scale: float = Field(
+        0.2, ge=0, lt=1, description="Magnification is changed by a factor of up to 1 + this."
+    )
+    blur: float = Field(0.3, ge=0, le=1, description="Share of windows blurred.")
+    blur_sigma_px: float = Field(1.2, gt=0, description="Largest sigma of the blur.")
+    noise: float = Field(0.03, ge=0, description="Largest standard deviation of pixel noise.")
+    jpeg: float = Field(0.3, ge=0, le=1, description="Share of windows compressed as JPEG, quality 30 to 90.")
+    mix: float = Field(
+        0.4, ge=0, le=1, description="Share of windows joined with part of another, stain matched."
+    )
+    blank: float = Field(
+        0.03, ge=0, le=1, description="Share of windows replaced by bare glass, of the first class."
+    )
+
+
+class RegionConfig(_Strict):
+    """A large image that shows one class only, to be cut into squares of `side_px`."""
+
+    path: Path
+    label: str
+    slide: str
+    side_px: int = Field(256, gt=0)
+
+
+class SyntheticConfig(_Strict):
+    """Rendered windows: `count` to train on and `held_out` to test on, of other seeds; `share` of each batch."""
+
+    count: int = Field(0, ge=0)
+    held_out: int = Field(0, ge=0)
+    share: float = Field(0.3, ge=0, lt=1)
+    seed: int = 1
+
+
+class TrainPatchConfig(_Strict):
+    """Everything that determines a trained patch classifier. Relative paths start from `data`."""
+
+    name: str = Field(description="Of the model.")
+    version: str = "1"
+    data: Path = Field(description="Folder in which the paths below lie.")
+    patches: Path = Field(
+        description="Folder of patches: one sub-folder per class; names begin with the slide's."
+    )
+    slide_pattern: str = Field(
+        r"[A-Za-z]+_\d+", description="Regular expression of a slide's name at the start."
+    )
+    classes: tuple[str, ...] = Field(
+        ("normal", "tumor"), min_length=2, description="Sub-folders; a mixed window has the later class."
+    )
+    window_px: int = Field(128, ge=32)
+    spacing_um: float = Field(0.5, gt=0, description="So that window_px covers the field that a patch shows.")
+    regions: tuple[RegionConfig, ...] = ()
+    region_share: float = Field(0.25, ge=0, lt=1, description="Share of each batch cut from regions.")
+    synthetic: SyntheticConfig = SyntheticConfig()
+    colour_targets: tuple[Path, ...] = Field(
+        (), description="Images whose colours the tests are repeated in."
+    )
+    folds: tuple[tuple[str, ...], ...] | None = Field(
+        None,
+        description="Slides kept out together, fold by fold; by default one slide at a time; [] for none.",
+    )
+    fold_seeds: tuple[int, ...] = Field((0,), description="The cross-validation is repeated for each.")
+    holdout: tuple[str, ...] = Field(
+        (), description="Slides kept out of the final training, to stop early and keep the best weights."
+    )
+    seed: int = 0
+    steps: int = Field(400, ge=1)
+    batch_size: int = Field(48, ge=2)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    label_smoothing: float = Field(0.05, ge=0, lt=1)
+    average: float = Field(0.98, ge=0, lt=1, description="Decay per step of the averaged weights.")
+    check_every: int = Field(50, ge=1, description="Steps between log lines and checkpoints.")
+    patience: int = Field(
+        4, ge=1, description="Checks without a better score after which to stop, with a holdout."
+    )
+    augmentation: AugmentationConfig = AugmentationConfig()
+    licence: str = "not stated"
+    data_statement: str = Field("not stated", description="What it was trained on, for the card.")
+
+    @model_validator(mode="after")
+    def _labels_known(self) -> TrainPatchConfig:
+        for region in self.regions:
+            if region.label not in self.classes:
+                raise ValueError(
+                    f"region {region.path}: label {region.label!r} is none of {list(self.classes)}"
+                )
+        return self
+
+
+def read_config(path: Path) -> TrainPatchConfig:
+    """The configuration in a YAML file.
+
+    Raises:
+        UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TrainPatchConfig.model_validate(content)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{path}: not YAML ({error})") from error
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise UsageError(f"{path}: {'; '.join(lines)}") from error
