@@ -1,0 +1,169 @@
+"""Stain as optical density: unmix it, vary it for training, carry it from one slide to another.
+
+By Beer and Lambert's law the optical density of a pixel is the sum of its stains' densities, so colour becomes linear
+in the amount of stain. Densities here are natural logarithms of `WHITE / (value + 1)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from medvision.core.errors import UsageError
+
+Image = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+WHITE = 256.0
+"""Value plus one of a pixel that absorbs nothing."""
+
+HED: Floats = np.array(
+    [[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]],
+    dtype=np.float32,
+)
+"""Haematoxylin, eosin and DAB, one row of red, green, blue densities each (Ruifrok & Johnston 2001)."""
+HED.setflags(write=False)
+
+_DENSITY = np.log(WHITE / (np.arange(256) + 1)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class StainFit:
+    """Stain of an image as Macenko's method sees it.
+
+    `stains` `(2, 3)`: unit densities of haematoxylin and eosin in red, green, blue. `ceiling` `(2,)`: the 99th
+    percentile of each stain's amount. `white`: the grey level from which the densities count.
+    """
+
+    stains: Floats
+    ceiling: Floats
+    white: float
+
+
+def density(image: Image) -> Floats:
+    """Optical density `(..., 3)` of uint8 pixels `(..., 3)`; 0 where nothing is absorbed."""
+    return np.asarray(_DENSITY[image], dtype=np.float32)
+
+
+def separate(image: Image, stains: npt.NDArray[np.floating] = HED) -> Floats:
+    """Amounts `(..., stains)` of each stain in uint8 pixels `(..., 3)`, by least squares over `stains` `(stains, 3)`.
+
+    Amounts below 0 are kept, so that `combine` gives the same pixels back where there are three stains.
+    """
+    _check_pixels(image)
+    amounts = density(image) @ np.linalg.pinv(_unit(stains)).astype(np.float32)
+    return np.asarray(amounts, dtype=np.float32)
+
+
+def combine(amounts: npt.NDArray[np.floating], stains: npt.NDArray[np.floating] = HED) -> Image:
+    """Pixels `(..., 3)` uint8 that hold the given `amounts` `(..., stains)`: the inverse of `separate`."""
+    return _to_pixels(np.asarray(amounts @ _unit(stains), dtype=np.float32))
+
+
+def jitter_hed(images: Image, rng: np.random.Generator, strength: float = 0.05) -> Image:
+    """Colour augmentation: each image's haematoxylin, eosin and residue scaled and shifted at random (Tellez et al.
+    2018).
+
+    Every amount `a` becomes `a * u + v` with `u` uniform in `1 - strength .. 1 + strength` and `v` in `-strength ..
+    strength`, drawn per stain and image. 0.05 is light, 0.2 strong.
+
+    Args:
+        images: uint8 `(rows, columns, 3)` or `(n, rows, columns, 3)`; the result has the same shape.
+        rng: source of randomness; the same state gives the same result.
+        strength: at least 0, below 1.
+    """
+    _check_pixels(images)
+    if not 0 <= strength < 1:
+        raise UsageError(f"strength {strength:g} of the stain jitter lies outside 0..1")
+    batch = images if images.ndim == 4 else images[None]
+    mixing = _unit(HED).astype(np.float64)
+    unmixing = np.linalg.inv(mixing)
+    factors = rng.uniform(1 - strength, 1 + strength, (len(batch), 3))
+    shifts = rng.uniform(-strength, strength, (len(batch), 3))
+    changed = np.empty_like(batch)
+    for index, (pixels, factor, shift) in enumerate(zip(batch, factors, shifts, strict=True)):
+        # unmix, change, mix: one affine map of the densities
+        affine = np.column_stack([(unmixing * factor @ mixing).T, shift @ mixing]).astype(np.float32)
+        changed[index] = _to_pixels(np.asarray(cv2.transform(_DENSITY[pixels], affine), dtype=np.float32))
+    return changed if images.ndim == 4 else changed[0]
+
+
+def fit_macenko(
+    image: Image, *, white: float = 240.0, least_density: float = 0.15, angle_percentile: float = 1.0
+) -> StainFit:
+    """Stain vectors and amounts of an H&E image `(rows, columns, 3)` (Macenko et al. 2009).
+
+    Densities count from `white`, the grey level of empty glass; 240, 0.15 and 1 are the values in common use. Pixels
+    with a density below `least_density` in any channel are left out as glass. The others are projected onto the plane
+    of largest variance; the directions at the `angle_percentile`-th lowest and highest angle are the stains.
+
+    Raises:
+        UsageError: if fewer than 16 pixels are stained.
+    """
+    _check_pixels(image)
+    densities = density(image).reshape(-1, 3) - np.float32(np.log(WHITE / white))
+    stained = densities[(densities >= least_density).all(axis=1)].astype(np.float64)
+    if len(stained) < 16:
+        raise UsageError(f"only {len(stained)} stained pixels in an image of {image.shape}: no stain to fit")
+    plane = np.linalg.eigh(np.cov(stained.T))[1][:, 1:]
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1.0, 1.0)
+    projected = stained @ plane
+    angles = np.arctan2(projected[:, 1], projected[:, 0])
+    extremes = np.percentile(angles, [angle_percentile, 100 - angle_percentile])
+    stains = np.stack([np.cos(extremes), np.sin(extremes)], axis=1) @ plane.T
+    # haematoxylin absorbs more red than eosin does
+    stains = stains[np.argsort(-stains[:, 0])].astype(np.float32)
+    amounts = densities @ np.linalg.pinv(stains).astype(np.float32)
+    return StainFit(stains, np.percentile(amounts, 99, axis=0).astype(np.float32), white)
+
+
+def normalise_macenko(image: Image, target: StainFit) -> Image:
+    """`image` `(rows, columns, 3)` with its stains, in proportion to their 99th percentile, replaced by `target`'s.
+
+    What two stains do not explain is lost; `fit_macenko` says when an image cannot be fitted.
+    """
+    fit = fit_macenko(image, white=target.white)
+    glass = np.float32(np.log(WHITE / target.white))
+    amounts = (density(image) - glass) @ np.linalg.pinv(fit.stains).astype(np.float32)
+    mixed = amounts * (target.ceiling / fit.ceiling) @ target.stains
+    return _to_pixels(np.asarray(mixed + glass, dtype=np.float32))
+
+
+def normalise_reinhard(image: Image, target: Image, mask: npt.NDArray[np.bool_] | None = None) -> Image:
+    """`image` with the mean and standard deviation of `target`'s Lab channels (Reinhard et al. 2001).
+
+    `mask` `(rows, columns)` limits both the statistics and the change to some pixels of `image`, usually its tissue.
+    """
+    _check_pixels(image)
+    _check_pixels(target)
+    source = cv2.cvtColor(image.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
+    wanted = cv2.cvtColor(target.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB).reshape(-1, 3)
+    chosen = np.ones(image.shape[:2], dtype=bool) if mask is None else mask
+    if not chosen.any():
+        return image.copy()
+    inside = source[chosen]
+    spread = np.maximum(inside.std(axis=0), 1e-6)
+    source[chosen] = (inside - inside.mean(axis=0)) * (wanted.std(axis=0) / spread) + wanted.mean(axis=0)
+    pixels = np.clip(cv2.cvtColor(source, cv2.COLOR_LAB2RGB), 0, 1) * 255
+    return np.where(chosen[..., None], np.round(pixels).astype(np.uint8), image)
+
+
+def _to_pixels(densities: npt.NDArray[np.floating]) -> Image:
+    values = cv2.exp(np.negative(densities, dtype=np.float32)) * np.float32(WHITE)
+    # adding 0.5 rounds, and the density was that of value + 1
+    return np.asarray(np.clip(values - np.float32(0.5), 0, 255), dtype=np.uint8)
+
+
+def _unit(stains: npt.NDArray[np.floating]) -> Floats:
+    """Rows scaled to length 1."""
+    return np.asarray(stains / np.linalg.norm(stains, axis=1, keepdims=True), dtype=np.float32)
+
+
+def _check_pixels(image: Image) -> None:
+    if image.dtype != np.uint8 or image.ndim not in (3, 4) or image.shape[-1] != 3:
+        raise UsageError(
+            f"stain needs uint8 RGB pixels (..., rows, columns, 3), not {image.dtype} {image.shape}"
+        )
