@@ -33,6 +33,8 @@ TABLE_ROWS = 40
 
 R = TypeVar("R", bound=BaseModel)
 
+_WITHHELD = "Figures and heatmap of a rejected slide are left out here; the result's files hold them."
+
 
 def build_report(folder: Path) -> Report:
     """The report of the slide whose result lies in `folder`.
@@ -43,7 +45,8 @@ def build_report(folder: Path) -> Report:
     """
     result = read_record(folder / RESULT, SlideResult)
     run = read_record(folder / RUN, RunRecord)
-    cards = tuple(_card(region, result, folder) for region in result.regions if region.crop)
+    regions = result.regions if result.verdict == "done" else ()
+    cards = tuple(_card(region, result, folder) for region in regions if region.crop)
     return Report(
         title=f"{text.visible(result.slide.name)} – slide report",
         slide=text.visible(result.slide.name),
@@ -108,7 +111,7 @@ def _verdict(result: SlideResult) -> Verdict:
         gauge = Gauge(
             probability=min(max(result.probability, 0.0), 1.0),
             threshold=min(max(result.threshold, 0.0), 1.0),
-            probability_text=text.probability(result.probability),
+            probability_text=text.probability(result.probability, result.threshold),
             threshold_text=text.probability(result.threshold),
         )
     return Verdict(tone, title, explanation, gauge, _figures(result), _statements(result))
@@ -120,7 +123,11 @@ def _words(result: SlideResult) -> tuple[Tone, str, str]:
     if result.verdict == "failed":
         return "failed", "Analysis failed", reason or "No reason was recorded."
     if result.verdict == "QC rejected":
-        return "warning", "Rejected by quality control", reason or "See the checks marked below."
+        return (
+            "warning",
+            "Rejected by quality control",
+            f"{text.sentence(reason or 'see the checks below')}. {_WITHHELD}",
+        )
     if result.verdict == "no tissue":
         return "neutral", "No tissue found", reason or "No window was scored, so there is no probability."
     if result.label == "positive":
@@ -142,7 +149,7 @@ def _figures(result: SlideResult) -> tuple[Fact, ...]:
     if result.verdict != "done":
         return ()
     figures = [
-        Fact("Probability", text.probability(result.probability)),
+        Fact("Probability", text.probability(result.probability, result.threshold)),
         Fact("Regions", text.count(len(result.regions))),
     ]
     if result.slide.spacing_um is not None:
@@ -174,7 +181,7 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
     name = text.visible(result.slide.name)
     thumbnail = load_picture(folder, result.images["thumbnail"], f"Overview of {name}")
     heatmap = None
-    if "heatmap" in result.images:
+    if "heatmap" in result.images and result.verdict == "done":
         alt = f"Probability of {_positive(result)} over {name}"
         heatmap = load_picture(folder, result.images["heatmap"], alt)
         if (heatmap.width, heatmap.height) != (thumbnail.width, thumbnail.height):
@@ -184,7 +191,8 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
             )
     rows, columns = result.slide.shape
     outlines = result.images.get("outlines", OUTLINES)
-    rings = load_outlines(folder, outlines, (rows, columns)) if result.regions else ()
+    regions = result.regions if heatmap is not None else ()
+    rings = load_outlines(folder, outlines, (rows, columns)) if regions else ()
     scale, extent = None, f"{columns} × {rows} px"
     if result.slide.spacing_um is not None:
         height_um, width_um = (
@@ -193,7 +201,7 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
         scale = bar_for(width_um, 0.25)
         extent = f"{width_um / 1000:.2f} × {height_um / 1000:.2f} mm"
     return Overview(
-        thumbnail, heatmap, rings, tuple(_mark(r, result) for r in result.regions[:TABLE_ROWS]), scale, extent
+        thumbnail, heatmap, rings, tuple(_mark(r, result) for r in regions[:TABLE_ROWS]), scale, extent
     )
 
 
@@ -258,7 +266,7 @@ def _measures(result: SlideResult) -> tuple[Fact, ...]:
             Fact("Tissue area", text.area_mm2(result.tissue.area_mm2)),
             Fact("Tissue share of the slide", f"{100 * result.tissue.share:.1f} %"),
         ]
-    if result.heatmap is not None:
+    if result.heatmap is not None and result.verdict == "done":
         facts.append(Fact("Heatmap cell", f"{result.heatmap.stride_um:g} µm"))
         facts.append(Fact("Regions at or above threshold", text.count(len(result.regions))))
     return tuple(facts)
@@ -286,7 +294,7 @@ def _spacing(spacing: tuple[float, float]) -> str:
 
 
 def _region_table(result: SlideResult) -> Grid | None:
-    if not result.regions:
+    if not result.regions or result.verdict != "done":
         return None
     physical = result.slide.spacing_um is not None
     columns: tuple[str, ...] = ("Region", "Score", "Highest", "Mean")

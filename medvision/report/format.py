@@ -22,15 +22,26 @@ def visible(text: str) -> str:
     )
 
 
-def probability(value: float | None) -> str:
-    """Three decimals; an end of the scale is reached only by the value itself: 0.9999 reads ">0.999"."""
+def probability(value: float | None, beside: float | None = None) -> str:
+    """Three decimals; an end of the scale is reached only by the value itself: 0.9999 reads ">0.999".
+
+    With a threshold `beside` it that differs and would read the same, there are as many decimals as tell them apart.
+    """
     if value is None or not math.isfinite(value):
         return MISSING
     if 0.9995 <= value < 1:
         return ">0.999"
     if 0 < value < 0.0005:
         return "<0.001"
-    return f"{value:.3f}"
+    digits = 3
+    while (
+        beside is not None
+        and value != beside
+        and digits < 6
+        and f"{value:.{digits}f}" == f"{beside:.{digits}f}"
+    ):
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def length_mm(value: float) -> str:
@@ -71,7 +82,8 @@ def duration(seconds: float) -> str:
     """Seconds below two minutes, minutes and seconds above."""
     if seconds < 120:
         return f"{seconds:.1f} s"
-    return f"{int(seconds // 60)} min {round(seconds % 60)} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
 
 
 def sentence(words: str) -> str:

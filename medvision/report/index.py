@@ -74,6 +74,7 @@ def render_index(
         StoreError: if a stored record cannot be read, or the page not be written.
     """
     index = _index(folder, outcomes, evaluation)
+    froc = index.evaluation.froc if index.evaluation else ()
     rows = [_row(folder, outcome) for outcome in index.outcomes]
     page = render_page(
         "index.html.j2",
@@ -86,9 +87,7 @@ def render_index(
         rows=rows,
         evaluation=index.evaluation,
         scores=_scores(index.evaluation),
-        froc=None
-        if index.evaluation is None or not index.evaluation.froc
-        else froc_plot(index.evaluation.froc),
+        froc=froc_plot(froc) if froc else None,
     )
     atomic_write(folder / INDEX_JSON, (index.model_dump_json(indent=1) + "\n").encode())
     atomic_write(folder / INDEX_HTML, page)
@@ -118,9 +117,16 @@ def _index(
         evaluation = stored.evaluation
     if outcomes is None:
         outcomes = _found(folder) if stored is None else stored.outcomes
-    # The path as given may say more about a patient than the page may; seconds differ between equal runs.
-    kept = tuple(outcome.model_copy(update={"slide": outcome.name, "seconds": 0.0}) for outcome in outcomes)
+    kept = tuple(_without_path(outcome) for outcome in outcomes)
     return RunIndex(outcomes=kept, evaluation=evaluation)
+
+
+def _without_path(outcome: SlideOutcome) -> SlideOutcome:
+    """The path as given may say more about a patient than a page may; seconds differ between equal runs."""
+    reason = (
+        outcome.reason.replace(outcome.slide, Path(outcome.slide).name) if outcome.slide else outcome.reason
+    )
+    return outcome.model_copy(update={"slide": outcome.name, "seconds": 0.0, "reason": reason})
 
 
 def _found(folder: Path) -> list[SlideOutcome]:
@@ -146,7 +152,7 @@ def _row(folder: Path, outcome: SlideOutcome) -> Row:
     label = result.label or result.verdict
     verdict = label if result.verdict == "done" else result.verdict
     physical = result.slide.spacing_um is not None
-    longest = max((region.length_mm for region in result.regions), default=None)
+    longest = max((region.length_mm for region in result.regions if result.verdict == "done"), default=None)
     return Row(
         name=text.visible(result.slide.name),
         tone=_TONES.get(result.verdict) or result.label or "neutral",
@@ -154,7 +160,7 @@ def _row(folder: Path, outcome: SlideOutcome) -> Row:
         reason=text.visible(result.reason),
         note=outcome.status if outcome.status in ("unchanged", "resumed") else "",
         picture=_picture(slide, result),
-        probability=_cell(result.probability, text.probability),
+        probability=_probability(result),
         threshold=result.threshold,
         length=_cell(longest if physical else None, text.length_mm),
         regions=Cell(text.count(len(result.regions)), len(result.regions))
@@ -194,6 +200,11 @@ def _cell(value: float | None, shown: Callable[[float], str]) -> Cell:
     return _NONE if value is None else Cell(shown(value), value)
 
 
+def _probability(result: SlideResult) -> Cell:
+    value = result.probability if result.verdict == "done" else None
+    return _NONE if value is None else Cell(text.probability(value, result.threshold), value)
+
+
 def _flags(result: SlideResult) -> tuple[str, ...]:
     flags = [text.visible(measure.name) for measure in result.qc if not measure.ok]
     if result.heatmap is not None and result.heatmap.unread:
@@ -207,7 +218,8 @@ def _picture(slide: Path, result: SlideResult) -> Picture | None:
     thumbnail = load_picture(
         slide, result.images["thumbnail"], f"Heatmap of {text.visible(result.slide.name)}"
     )
-    heatmap = load_picture(slide, result.images["heatmap"], "") if "heatmap" in result.images else None
+    shown = "heatmap" in result.images and result.verdict == "done"
+    heatmap = load_picture(slide, result.images["heatmap"], "") if shown else None
     return small_overlay(thumbnail, heatmap, THUMBNAIL_SIDE)
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +231,74 @@ def make_result(tmp_path: Path, pictures: Path) -> MakeResult:
         return folder
 
     return make
+
+
+class Page(HTMLParser):
+    """Tags with attributes, text outside scripts and styles, and the inline script and style."""
+
+    def __init__(self, page: bytes) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.inline: dict[str, list[str]] = {"script": [], "style": []}
+        self._within = ""
+        self.feed(page.decode("utf-8"))
+        self.close()
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._within = tag if tag in self.inline else ""
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._within:
+            self.inline[self._within].append(data)
+        else:
+            self.words.append(data)
+
+    @property
+    def policy(self) -> str:
+        return next(
+            a["content"] or "" for _, a in self.tags if a.get("http-equiv") == "Content-Security-Policy"
+        )
+
+    def attributes(self, name: str) -> list[str]:
+        return [attributes[name] or "" for _, attributes in self.tags if name in attributes]
+
+
+def _assert_inert(page: Page) -> None:
+    """One script and one style, named by digest in the policy; no handler, no style attribute, nothing to fetch."""
+    names = [tag for tag, _ in page.tags]
+    assert names.count("script") == 1
+    assert names.count("style") == 1
+    policy = page.policy
+    for kind in ("script", "style"):
+        inline = "".join(page.inline[kind])
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+    for tag, attributes in page.tags:
+        assert not [
+            name for name in attributes if name.startswith("on") or name in ("style", "srcset", "action")
+        ], tag
+    assert not {"iframe", "object", "embed", "base", "form", "link"} & set(names)
+    assert all(source.startswith("data:image/") for source in page.attributes("src"))
+    assert all(re.match(r"data:image/|#|\./", address) for address in page.attributes("href"))
+    assert "@import" not in page.inline["style"][0]
+    assert re.findall(r"url\((?!data:font/)", page.inline["style"][0]) == []
+
+
+@pytest.fixture
+def page_of() -> type[Page]:
+    """Parses a page's bytes."""
+    return Page
+
+
+@pytest.fixture
+def assert_inert() -> Callable[[Page], None]:
+    """Fails for a parsed page that could run or fetch anything but its own."""
+    return _assert_inert
