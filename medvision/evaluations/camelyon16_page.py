@@ -21,6 +21,7 @@ from medvision.store.records import EvaluationRecord, ScoreRecord
 JSON, PNG, SVG, HTML = "camelyon16.json", "froc.png", "froc.svg", "camelyon16.html"
 PUBLISHED_NOTE = "published, CAMELYON16 test set"
 _FROC = "lesion FROC"
+_ABBREVIATED = {"auc": "AUC", "froc": "FROC"}
 
 
 def write_evaluation(result: Camelyon16Result, out: Path) -> dict[str, Path]:
@@ -115,7 +116,9 @@ def terminal_table(result: Camelyon16Result) -> Table:
     table.add_section()
     table.add_row(PUBLISHED_NOTE, "", "", style="dim italic")
     for entry in PUBLISHED:
-        figures = ", ".join(f"{name} {value:g}" for name, value in entry.figures.items())
+        figures = ", ".join(
+            f"{_ABBREVIATED.get(name, name)} {value:g}" for name, value in entry.figures.items()
+        )
         table.add_row(entry.method, figures, "", style="dim")
     return table
 
@@ -161,9 +164,7 @@ def draw_froc(result: Camelyon16Result) -> tuple[bytes, bytes]:
         axes.set_xscale("log", base=2)
         axes.set_xlim(first, last)
         axes.set_ylim(0, 1.0)
-        axes.set_xticks(
-            curve.rates, [{0.25: "1/4", 0.5: "1/2"}.get(rate, f"{rate:g}") for rate in curve.rates]
-        )
+        axes.set_xticks(curve.rates, [_rate(rate) for rate in curve.rates])
         axes.minorticks_off()
         axes.set_xlabel("mean number of false positives per slide")
         axes.set_ylabel("lesion sensitivity")
@@ -179,7 +180,7 @@ def draw_froc(result: Camelyon16Result) -> tuple[bytes, bytes]:
 
 
 def _figures(result: Camelyon16Result) -> list[tuple[str, str, str]]:
-    """Name, value and interval of each figure, as text."""
+    """Name, value and interval of each figure, as text: the two scores, then the sensitivities."""
     auc = result.auc
     rows = [
         ("slide AUC", f"{auc.value:.3f}" if auc else "not measured", _interval(auc.interval if auc else None))
@@ -189,8 +190,12 @@ def _figures(result: Camelyon16Result) -> list[tuple[str, str, str]]:
     for rate, sensitivity, interval in zip(
         result.froc.rates, result.froc.sensitivities, intervals, strict=True
     ):
-        rows.append((f"sensitivity at {rate:g} FP per slide", f"{sensitivity:.3f}", _interval(interval)))
+        rows.append((f"at {_rate(rate)} FP per slide", f"{sensitivity:.3f}", _interval(interval)))
     return rows
+
+
+def _rate(rate: float) -> str:
+    return {0.25: "1/4", 0.5: "1/2"}.get(rate, f"{rate:g}")
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

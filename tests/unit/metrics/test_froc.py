@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from skimage.measure import label, regionprops
 from medvision.core.errors import UsageError
 from medvision.metrics.froc import CAMELYON_RATES, CaseHits, froc, match_points
 from medvision.metrics.lesions import PIXEL_UM, label_lesions, score_detections
+from medvision.metrics.ranking import roc_auc
 
 NONE = np.empty(0)
 
@@ -268,3 +270,22 @@ def test_match_points_on_evalutils_data(shared: Path):
 
     got = match_points(points("predictions.csv"), points("reference.csv"), radius=1.0)
     assert (len(got.pairs), len(got.false_positives), len(got.false_negatives)) == (13, 1452, 551)
+
+
+@pytest.mark.shared
+def test_curve_and_auc_of_picai_eval_data(shared: Path):
+    """Ten cases with the candidates, curve and AUC that picai_eval 1.4 expects; its confidences reach 2."""
+    path = shared / "volumes" / "picai_eval" / "tests" / "output-expected" / "metrics-full-expected.json"
+    expected = json.loads(path.read_text())
+    cases = []
+    for name, candidates in expected["lesion_results"].items():
+        lesions = [p / 2 if p > 0 else np.nan for is_lesion, p, _ in candidates if is_lesion]
+        false = [p / 2 for is_lesion, p, _ in candidates if not is_lesion]
+        cases.append(CaseHits(name, np.array(lesions), np.array(false)))
+    got = froc(cases, "corrected", resamples=0)
+    assert (got.cases, got.lesions) == (expected["num_cases"], expected["num_lesions"])
+    assert (2 * got.thresholds[1:]).tolist() == expected["thresholds"][:2]
+    np.testing.assert_allclose(got.false_positives[1:], expected["lesion_FPR"][:2], atol=1e-7)
+    np.testing.assert_allclose(got.sensitivity[1:], expected["lesion_TPR"][:2], atol=1e-7)
+    targets, scores = expected["case_target"], expected["case_pred"]
+    assert roc_auc(list(targets.values()), [scores[name] for name in targets]) == expected["auroc"]
