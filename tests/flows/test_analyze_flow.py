@@ -1,0 +1,225 @@
+"""The flow on a real Prefect server, with real slides and a real network: small ones, made here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from medvision.core.errors import UsageError
+from medvision.pipelines.config import AnalyzeConfig
+from medvision.store.records import SlideOutcome
+
+pytestmark = [
+    pytest.mark.flow,
+    pytest.mark.timeout(600),
+    # Prefect's server and clients leave sockets and loops to the interpreter's end
+    pytest.mark.filterwarnings(
+        "default::ResourceWarning", "default::pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One server for all tests here, with its home in a temporary folder."""
+    home = tmp_path_factory.mktemp("prefect")
+    from flows.local import prefect_settings
+
+    with prefect_settings(home):
+        yield home
+
+
+def write_slide(path: Path, seed: int) -> Path:
+    """A tiled TIFF of pink tissue on white with dark nuclei, 0.25 µm/px."""
+    random = np.random.default_rng(seed)
+    pixels = np.full((1536, 1536, 3), 245, np.uint8)
+    tissue = random.normal((205, 140, 190), 12, (1024, 1024, 3))
+    nuclei = random.random((256, 256)).repeat(4, 0).repeat(4, 1) > 0.8
+    tissue[nuclei] -= (110, 80, 50)
+    pixels[256:1280, 256:1280] = tissue.clip(0, 255)
+    resolution = (1e4 / 0.25, 1e4 / 0.25)
+    tifffile.imwrite(
+        path, pixels, tile=(256, 256), photometric="rgb", resolution=resolution, resolutionunit="CENTIMETER"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def slides(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("slides")
+    return [write_slide(folder / f"Doe^Jane {number}.tif", number) for number in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> AnalyzeConfig:
+    """An untrained network with weights of its own: what it says does not matter here, only that it repeats."""
+    import torch
+    from safetensors.torch import save_file
+    from torchvision.models import squeezenet1_1
+
+    torch.manual_seed(0)
+    weights = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    save_file(squeezenet1_1(num_classes=2).state_dict(), weights)
+    return AnalyzeConfig(
+        model="squeezenet1_1",
+        weights=weights,
+        classes=("normal", "tumor"),
+        spacing=1.0,
+        window=64,
+        stride=64,
+        batch_size=4,
+        readers=1,
+        device="cpu",
+    )
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Files that repeat, by path below `out`."""
+    of_run = {"run.json", "manifest-run.json", "report.html", "report.pdf"}
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.glob("*/**/*")
+        if path.is_file() and path.name not in of_run and ".medvision" not in path.parts
+    }
+
+
+def test_flow_and_loop_write_the_same_bytes(
+    prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+) -> None:
+    from flows.local import run_analyze
+    from medvision.pipelines.analyze import analyze_slides
+
+    through_flow = run_analyze(slides, tmp_path / "flow", config)
+    in_loop = list(analyze_slides(slides, tmp_path / "loop", config))
+
+    assert [outcome.status for outcome in through_flow] == ["done", "done"]
+    assert strip(through_flow) == strip(in_loop)
+    files = results(tmp_path / "flow")
+    assert any(name.endswith("result.json") for name in files)
+    assert files == results(tmp_path / "loop")
+    assert not list((tmp_path / "flow" / ".medvision").glob("slides-*.json"))
+
+
+def strip(outcomes: list[SlideOutcome]) -> list[SlideOutcome]:
+    return [outcome.model_copy(update={"seconds": 0.0}) for outcome in outcomes]
+
+
+def test_a_bad_slide_fails_the_flow_after_the_others_were_tried(
+    prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
+
+    from flows.analyze import analyze
+
+    bad = tmp_path / "Roe^Richard.svs"
+    bad.write_bytes(b"no slide at all")
+    manifest = tmp_path / "cohort.json"
+    manifest.write_text(json.dumps([str(slides[0]), str(bad), str(slides[1])]))
+    state = analyze(manifest, tmp_path / "out", config, return_state=True)
+
+    assert state.is_failed()
+    assert state.message == "1 of 3 slides failed"
+    outcomes = [SlideOutcome.model_validate(row) for row in state.result(raise_on_failure=False)]
+    assert [outcome.status for outcome in outcomes] == ["done", "failed", "done"]
+    assert bad.name in outcomes[1].reason
+
+    flow_run = state.state_details.flow_run_id
+    assert flow_run is not None
+    with get_client(sync_client=True) as client:
+        tasks = client.read_task_runs(
+            task_run_filter=TaskRunFilter(flow_run_id=TaskRunFilterFlowRunId(any_=[flow_run]))
+        )
+    attempts = {task.name: task.run_count for task in tasks}
+    assert attempts == {"slide 1": 1, "slide 2": 1, "slide 3": 1}, "a corrupt slide is not tried again"
+
+    kept = b"".join(path.read_bytes() for path in prefect_home.rglob("*") if path.is_file())
+    assert b"slide 2" in kept
+    assert b"Jane" not in kept and b"Richard" not in kept, "Prefect's database must not hold a file name"
+
+
+def test_only_what_may_pass_is_worth_another_try(prefect_home: Path) -> None:
+    from prefect.client.schemas.objects import TaskRun
+    from prefect.states import Failed
+
+    from flows.analyze import SlideFailed, analyze_one, is_worth_retrying
+
+    def worth(error: Exception) -> bool:
+        run = TaskRun.model_construct()
+        return is_worth_retrying(analyze_one, run, Failed(data=error))
+
+    failed = SlideOutcome(slide="a", name="a", status="failed", reason="r")
+    assert worth(SlideFailed(failed.model_copy(update={"transient": True})))
+    assert not worth(SlideFailed(failed))
+    assert not worth(ValueError("a mistake of ours"))
+
+
+def test_a_wrong_model_is_reported_as_in_a_plain_run(
+    prefect_home: Path, slides: list[Path], tmp_path: Path
+) -> None:
+    from flows.local import run_analyze
+    from medvision.pipelines.analyze import analyze_slides
+
+    wrong = AnalyzeConfig(model="no-such-model")
+    with pytest.raises(LookupError) as through_flow:
+        run_analyze(slides, tmp_path, wrong)
+    with pytest.raises(LookupError) as in_loop:
+        list(analyze_slides(slides, tmp_path, wrong))
+    assert str(through_flow.value) == str(in_loop.value)
+
+
+def test_manifests(prefect_home: Path, tmp_path: Path) -> None:
+    from flows.analyze import read_slides
+
+    text = tmp_path / "list.txt"
+    text.write_text("# cohort 7\n\n a.svs \n/data/b.svs\n")
+    assert read_slides(text) == [tmp_path / "a.svs", Path("/data/b.svs")]
+    (tmp_path / "list.json").write_text('["new\\nline.svs"]')
+    assert read_slides(tmp_path / "list.json") == [tmp_path / "new\nline.svs"]
+    for name, content in {"empty.txt": "# nothing\n", "bad.json": "{", "other.json": '{"a": 1}'}.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UsageError, match=name):
+            read_slides(tmp_path / name)
+    with pytest.raises(UsageError, match="absent"):
+        read_slides(tmp_path / "absent.txt")
+
+
+ALONE = """
+import json, sys
+from pathlib import Path
+from flows.local import run_analyze
+from medvision.pipelines.config import AnalyzeConfig
+config = AnalyzeConfig.model_validate_json(sys.argv[3])
+print(json.dumps([o.status for o in run_analyze([Path(sys.argv[1])], Path(sys.argv[2]), config)]))
+"""
+
+
+@pytest.mark.slow
+def test_alone_it_writes_nowhere_but_below_the_output_folder(
+    slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+) -> None:
+    """Without any server, in a fresh process: the embedded one starts, and leaves the home folder as it was."""
+    home, out = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(slides[0]), str(out), config.model_dump_json()],
+        env={**plain, "HOME": str(home)},
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == '["done"]'
+    assert done.stderr == ""
+    assert {path.name for path in home.rglob("*") if "prefect" in path.name.lower()} == set()
+    assert (out / ".medvision" / "prefect" / "prefect.db").is_file()
