@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UsageError
-from medvision.synthetic.noise import Floats, key, smooth, uniform
+from medvision.synthetic.noise import Floats, Grid, key, smooth
 from medvision.synthetic.recipe import LesionSpec, Pattern, SlideRecipe
 
 OUTSIDE = -1e4
@@ -103,18 +103,29 @@ def lesion_distance(plan: Plan, y: Floats, x: Floats, node: Floats) -> tuple[Flo
     """Signed distance of the nearest metastasis, and its number (-1 far from all)."""
     best = np.full(np.shape(y), OUTSIDE)
     which = np.full(np.shape(y), -1, dtype=np.int8)
-    for k, lesion in enumerate(plan.lesions):
-        reach = lesion.diameter_um * 0.75 + 60
-        cy, cx = lesion.centre_um
-        near = (np.abs(y - cy) < reach) & (np.abs(x - cx) < reach)
-        if not near.any():
-            continue
-        found = _lesion(key(plan.seed, 30, k), lesion, y[near], x[near])
-        found = np.minimum(found, node[near] - 14)
-        closer = found > best[near]
-        best[near] = np.where(closer, found, best[near])
-        which[near] = np.where(closer, k, which[near])
+    for k in range(len(plan.lesions)):
+        found = one_lesion(plan, k, y, x, node)
+        closer = found > best
+        best = np.where(closer, found, best)
+        which = np.where(closer, np.int8(k), which)
     return best, which
+
+
+def lesion_reach(lesion: LesionSpec) -> float:
+    """Distance (um) from a metastasis' centre beyond which it is not found."""
+    return 0.75 * lesion.diameter_um + 60
+
+
+def one_lesion(plan: Plan, number: int, y: Floats, x: Floats, node: Floats) -> Floats:
+    """Signed distance of one metastasis; it stays inside the node's capsule."""
+    lesion = plan.lesions[number]
+    reach = lesion_reach(lesion)
+    near = (np.abs(y - lesion.centre_um[0]) < reach) & (np.abs(x - lesion.centre_um[1]) < reach)
+    found = np.full(np.shape(y), OUTSIDE)
+    if near.any():
+        inside = _lesion(key(plan.seed, 30, number), lesion, y[near], x[near])
+        found[near] = np.minimum(inside, node[near] - 14)
+    return found
 
 
 def fields(plan: Plan, y: Floats, x: Floats) -> Fields:
@@ -134,6 +145,7 @@ def fields(plan: Plan, y: Floats, x: Floats) -> Fields:
     d["lesion"] = lesion
     d.update(_tumour(plan, lesion, which, y, x))
     d.update(_vessels(plan, d, y, x))
+    d["fat"] = np.minimum(tissue, 20 - d["lymph"]) if inside else tissue
     return Fields(d, _regions(d))
 
 
@@ -223,27 +235,21 @@ def _lymphoid(plan: Plan, node: Floats, y: Floats, x: Floats) -> dict[str, Float
 
 def _follicles(plan: Plan, node: Floats, deep: float, y: Floats, x: Floats) -> tuple[Floats, Floats]:
     """Signed distances of follicles (their mantle's outer edge) and of their germinal centres."""
-    pitch = 430.0
-    seed = key(plan.seed, 50)
+    grid = Grid(key(plan.seed, 50), 430.0, y, x)
+    cy, cx = grid.centres(0.25)
+    radius = np.where(grid.number(6) < plan.follicle_share, 105 + 95 * grid.number(4), OUTSIDE)
+    mantle_um = np.where(grid.number(7) < 0.8, 38 + 12 * grid.number(8), -OUTSIDE)
+    cos, sin = np.cos(pi * grid.number(5)), np.sin(pi * grid.number(5))
+    # Follicles lie in the cortex: deep in the node they fade out.
+    wobble = 18 * smooth(key(plan.seed, 51), y, x, 150.0) - np.clip(node - 0.50 * deep, 0, None)
     mantle, germinal = np.full(np.shape(y), OUTSIDE), np.full(np.shape(y), OUTSIDE)
-    wobble = 18 * smooth(key(seed, 1), y, x, 150.0)
-    row, column = np.floor(y / pitch).astype(np.int64), np.floor(x / pitch).astype(np.int64)
-    for dr in (-1, 0, 1):
-        for dc in (-1, 0, 1):
-            r, c = row + dr, column + dc
-            cy = (r + 0.25 + 0.5 * uniform(seed, 2, r, c)) * pitch
-            cx = (c + 0.25 + 0.5 * uniform(seed, 3, r, c)) * pitch
-            radius = 105 + 95 * uniform(seed, 4, r, c)
-            turn = pi * uniform(seed, 5, r, c)
-            v, u = y - cy, x - cx
-            cos, sin = np.cos(turn), np.sin(turn)
-            q = np.hypot((cos * v - sin * u) * 1.15, (sin * v + cos * u) / 1.15)
-            # Follicles lie in the cortex: where the node is deep at the place asked, they fade out.
-            there = uniform(seed, 6, r, c) < plan.follicle_share
-            found = np.where(there, radius - q, OUTSIDE) + wobble - np.clip(node - 0.50 * deep, 0, None)
+    for k in grid.neighbours():
+        if (radius[k] > 0).any():
+            v, u = y - cy[k], x - cx[k]
+            c, s = cos[k], sin[k]
+            found = radius[k] - np.hypot((c * v - s * u) * 1.15, (s * v + c * u) / 1.15) + wobble
             mantle = np.maximum(mantle, found)
-            active = uniform(seed, 7, r, c) < 0.8
-            germinal = np.maximum(germinal, np.where(active, found - 38 - 12 * uniform(seed, 8, r, c), OUTSIDE))
+            germinal = np.maximum(germinal, found - mantle_um[k])
     return mantle, germinal
 
 
@@ -259,7 +265,7 @@ def _placed_lesions(recipe: SlideRecipe, node: Node, rng: np.random.Generator) -
         if room < 2300:
             raise UsageError(
                 f"a macrometastasis (> 2 mm) does not fit a slide of {recipe.extent_um[0]:.0f} x "
-                f"{recipe.extent_um[1]:.0f} um; the longer side must be at least 3200 um"
+                f"{recipe.extent_um[1]:.0f} um; the longer side must be at least 3500 um"
             )
         diameter = min(float(rng.uniform(2400, 5000)), 0.85 * room)
         aspect = min(0.8, 1.5 * min(node.radii) / diameter)
@@ -338,26 +344,19 @@ def _tumour(
 def _vessels(plan: Plan, d: dict[str, Floats], y: Floats, x: Floats) -> dict[str, Floats]:
     """Outer wall and lumen of larger vessels (hilum, fat) and of the small ones of the paracortex."""
     wall, lumen = np.full(np.shape(y), OUTSIDE), np.full(np.shape(y), OUTSIDE)
-    for number, (pitch, low, high, share, thick) in enumerate(
-        ((430.0, 22.0, 58.0, 0.45, 0.33), (135.0, 7.0, 15.0, 0.75, 0.42))
-    ):
-        seed = key(plan.seed, 70, number)
-        row, column = np.floor(y / pitch).astype(np.int64), np.floor(x / pitch).astype(np.int64)
-        for dr in (-1, 0, 1):
-            for dc in (-1, 0, 1):
-                r, c = row + dr, column + dc
-                v = y - (r + 0.1 + 0.8 * uniform(seed, 1, r, c)) * pitch
-                u = x - (c + 0.1 + 0.8 * uniform(seed, 2, r, c)) * pitch
-                radius = low + (high - low) * uniform(seed, 3, r, c) ** 2
-                turn = pi * uniform(seed, 4, r, c)
-                stretch = 1 + 1.4 * uniform(seed, 5, r, c)
-                cos, sin = np.cos(turn), np.sin(turn)
-                q = np.hypot(cos * v - sin * u, (sin * v + cos * u) / stretch)
-                there = uniform(seed, 6, r, c) < share
-                found = np.where(there, radius - q, OUTSIDE)
-                closer = found > wall
-                wall = np.where(closer, found, wall)
-                lumen = np.where(closer, found - thick * radius, lumen)
+    sizes = ((430.0, 22.0, 58.0, 0.45, 0.33), (135.0, 7.0, 15.0, 0.75, 0.42))
+    for number, (pitch, low, high, share, thick) in enumerate(sizes):
+        grid = Grid(key(plan.seed, 70, number), pitch, y, x)
+        cy, cx = grid.centres(0.1)
+        radius = np.where(grid.number(6) < share, low + (high - low) * grid.number(3) ** 2, OUTSIDE)
+        cos, sin, stretch = np.cos(pi * grid.number(4)), np.sin(pi * grid.number(4)), 1 + 1.4 * grid.number(5)
+        for k in grid.neighbours():
+            v, u = y - cy[k], x - cx[k]
+            c, s = cos[k], sin[k]
+            found = radius[k] - np.hypot(c * v - s * u, (s * v + c * u) / stretch[k])
+            closer = found > wall
+            wall = np.where(closer, found, wall)
+            lumen = np.where(closer, found - thick * radius[k], lumen)
     wobble = 2.5 * smooth(key(plan.seed, 71), y, x, 30.0)
     # Large ones outside the lymphoid tissue, small ones within it; none in follicles, sinuses or metastases.
     small = wall < 18

@@ -41,8 +41,8 @@ def layers(plan: Plan) -> tuple[_Layer, ...]:
         ),
         _Layer(
             "tumour",
-            12.6,
-            0.55,
+            11.8,
+            0.62,
             {"tumour": {r.TUMOUR: 0.955}, "mitosis": {r.TUMOUR: 0.012}, "apoptosis": {r.TUMOUR: 0.012}},
         ),
         _Layer(
@@ -57,8 +57,8 @@ def layers(plan: Plan) -> tuple[_Layer, ...]:
         ),
         _Layer(
             "small",
-            7.6,
-            0.42,
+            7.3,
+            0.60,
             {
                 "lymphocyte": {
                     r.PARACORTEX: 0.90,
@@ -183,18 +183,20 @@ def _paste(
             index = bins * per_bin + (pick[mine] * per_bin).astype(np.int64)
         else:
             index = (pick[mine] * len(stamps)).astype(np.int64)
-        # Eight views of a stamp: the digits of `pick` below the ones that chose it.
+        dyes = 3 if name == "red" else 2  # only red cells hold haemoglobin
+        target = planes[:dyes]
+        # Four views of a stamp: the digits of `pick` below the ones that chose it.
         flip = (pick[mine] * len(stamps) * 64).astype(np.int64) % 4 if name not in ("spindle", "endothelium") else None
         views = flip.tolist() if flip is not None else [0] * len(index)
         for i, view, y, x in zip(index.tolist(), views, top[mine].tolist(), left[mine].tolist(), strict=True):
             stamp = stamps[i]
             side = stamp.side
             y0, x0 = int(y) - side // 2, int(x) - side // 2
-            keep, add = stamp.keep, stamp.add
+            keep, add = stamp.keep, stamp.add[:dyes]
             if view & 1:
                 keep, add = keep[::-1], add[:, ::-1]
             if view & 2:
                 keep, add = keep[:, ::-1], add[:, :, ::-1]
-            below = planes[:, y0 : y0 + side, x0 : x0 + side]
+            below = target[:, y0 : y0 + side, x0 : x0 + side]
             below *= keep
             below += add

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from medvision.synthetic.anatomy import Plan
-from medvision.synthetic.noise import Image, key, periodic, uniform
+from medvision.synthetic.noise import Grid, Image, key, periodic
 
 PERIOD = 1024
 """Pixels after which a texture repeats."""
 _LOOKUP = 4096
 
-Interpolate = Callable[[str], Image]
-"""Distance of a structure at every pixel of the window."""
+Cut = tuple[slice, slice]
+
+
+class Relief(Protocol):
+    """The coarse structures under a window."""
+
+    def cut(self, name: str) -> Cut | None:
+        """The rows and columns of the window that a structure can reach; None where it does not."""
+
+    def distance(self, name: str, cut: Cut) -> Image:
+        """Signed distance (um) of a structure at every pixel of a part of the window."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,74 +58,124 @@ def textures(spacing_um: float) -> Textures:
     return Textures(*(np.tile(t, (2, 2)) for t in (fine, coarse, cracks)), fibre=fibre)
 
 
-def paint(
-    plan: Plan,
-    planes: Image,
-    start: tuple[int, int],
-    spacing_um: float,
-    present: frozenset[str],
-    distance: Interpolate,
-) -> None:
+def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, relief: Relief) -> None:
     """Paint the ground of a window into `planes` `(3, rows, columns)`: hematoxylin, eosin, haemoglobin.
 
-    `start` is the window's first pixel on the slide, `present` the structures that reach into it.
+    `start` is the window's first pixel on the slide.
     """
-    rows, columns = planes.shape[1:]
-    t = textures(spacing_um)
-    r0, c0 = start[0] % PERIOD, start[1] % PERIOD
-    cut = (slice(r0, r0 + rows), slice(c0, c0 + columns))
-    fine, coarse, cracks = t.fine[cut], t.coarse[cut], t.cracks[cut]
+    brush = _Brush(planes, start, textures(spacing_um), relief)
+    _fat(plan, planes, start, spacing_um, relief)
+    brush.collagen("loose", "loose", 5.0, 4.0, tone=0.22, contrast=0.27, step_um=2.2)
+    with brush.over("lymph", 6.0) as g:
+        if g:
+            gaps = 1 - 0.9 * g.cracks
+            g.fill((0.13 + 0.05 * g.coarse) * gaps, (0.33 + 0.09 * g.coarse + 0.09 * g.fine) * gaps)
+    with brush.over("medulla", 90.0) as g:
+        if g:
+            g.fill(0.14 + 0.05 * g.coarse, 0.40 + 0.10 * g.coarse + 0.08 * g.fine, 0.45)
+    with brush.over("mantle", 30.0) as g:
+        if g:
+            g.fill(0.22, 0.30 + 0.06 * g.fine, 0.6)
+    with brush.over("germinal", 16.0) as g:
+        if g:
+            g.fill(0.20 + 0.05 * g.coarse, 0.36 + 0.08 * g.fine + 0.06 * g.coarse)
+    with brush.over("sinus", 5.0, 3.0) as g:
+        if g:
+            strands = np.maximum(0.18 - np.abs(g.coarse + 0.3 * g.fine), 0)
+            g.fill(0.02, 0.05 + 1.4 * strands + 0.02 * g.fine)
+    brush.collagen("trabecula", "trabecula", 4.0, 2.0, tone=0.60, contrast=0.24, step_um=2.4)
+    brush.collagen("capsule", "node", 4.0, 2.0, tone=0.62, contrast=0.24, step_um=2.6)
+    brush.collagen("wall", "wall", 3.0, 0.8, tone=0.58, contrast=0.18, step_um=2.0)
+    with brush.over("lumen", 2.0) as g:
+        if g:
+            g.fill(0.0, 0.03)
+    with brush.over("lesion", 5.0, 2.0) as g:
+        if g:
+            gaps = 1 - 0.8 * g.cracks * (g.coarse > 0.1)
+            g.fill(
+                (0.18 + 0.04 * g.coarse + 0.04 * g.fine) * gaps, (0.44 + 0.08 * g.coarse + 0.11 * g.fine) * gaps
+            )
+    brush.collagen("strands", "strands", 5.0, 2.5, tone=0.50, contrast=0.26, step_um=2.2)
+    with brush.over("gland", 2.5, 1.0) as g:
+        if g:
+            g.fill(0.0, 0.03 + 0.03 * np.maximum(g.coarse, 0))
 
-    def fibres(phase: Image, step_um: float) -> Image:
-        """Fibres that follow the lines of equal `phase` (um), wavy and frayed."""
-        at = (phase + 1.6 * coarse + 0.35 * fine) * (24 / step_um)
-        return t.fibre[at.astype(np.int32) & (_LOOKUP - 1)]
 
-    def over(name: str, width_um: float, h: Image | float, e: Image | float, fray: float = 0.0) -> None:
-        d = distance(name)
-        alpha = d * (1 / width_um) + 0.5
-        if fray:
-            alpha += (fray / width_um) * coarse
+@dataclass(frozen=True, eq=False)
+class _Coat:
+    """The part of a window that one structure covers."""
+
+    planes: Image
+    alpha: Image
+    fine: Image
+    coarse: Image
+    cracks: Image
+
+    def fill(self, h: Image | float, e: Image | float, strength: float = 1.0) -> None:
+        """Replace what lies below, as far as the structure covers it, by amounts of hematoxylin and eosin."""
+        alpha = self.alpha * np.float32(strength) if strength != 1 else self.alpha
+        for plane, value in zip(self.planes, (h, e), strict=False):
+            change = value - plane
+            change *= alpha
+            plane += change
+            np.maximum(plane, 0, out=plane)
+
+
+class _Brush:
+    def __init__(self, planes: Image, start: tuple[int, int], textures: Textures, relief: Relief) -> None:
+        self.planes, self.textures, self.relief = planes, textures, relief
+        self.first = start[0] % PERIOD, start[1] % PERIOD
+
+    def texture(self, texture: Image, cut: Cut) -> Image:
+        r, c = self.first
+        return texture[r + cut[0].start : r + cut[0].stop, c + cut[1].start : c + cut[1].stop]
+
+    @contextmanager
+    def over(self, name: str, width_um: float, fray_um: float = 0.0) -> Iterator[_Coat | None]:
+        """The part of the window that a structure covers, with a soft edge frayed by the coarse texture."""
+        cut = self.relief.cut(name)
+        if cut is None:
+            yield None
+            return
+        t = self.textures
+        coarse = self.texture(t.coarse, cut)
+        alpha = self.relief.distance(name, cut) * np.float32(1 / width_um)
+        if fray_um:
+            alpha += np.float32(fray_um / width_um) * coarse
+        alpha += 0.5
         np.clip(alpha, 0, 1, out=alpha)
-        for plane, value in zip(planes, (h, e), strict=False):
-            plane += alpha * (value - plane)
+        yield _Coat(
+            self.planes[:, cut[0], cut[1]], alpha, self.texture(t.fine, cut), coarse, self.texture(t.cracks, cut)
+        )
 
-    if "tissue" in present and float(distance("lymph").min() if "lymph" in present else -1) < 20:
-        _fat(plan, planes, start, spacing_um, distance("tissue"))
-    if "loose" in present:
-        bundle = fibres(distance("loose"), 2.6)
-        over("loose", 5.0, 0.05, np.clip(0.24 + 0.24 * bundle, 0, 1.0), 4.0)
-    if "lymph" in present:
-        gaps = 1 - 0.85 * cracks
-        over("lymph", 6.0, (0.15 + 0.04 * coarse) * gaps, np.clip(0.31 + 0.07 * coarse + 0.07 * fine, 0, 1) * gaps)
-    if "medulla" in present and "lymph" in present:
-        d = np.minimum(distance("medulla"), distance("lymph"))
-        planes[1] += np.clip(d / 60, 0, 1) * (0.07 + 0.05 * coarse)
-    if "mantle" in present:
-        over("mantle", 30.0, 0.24, 0.30 + 0.05 * fine)
-    if "germinal" in present:
-        over("germinal", 16.0, 0.20 + 0.05 * coarse, 0.34 + 0.07 * fine + 0.04 * coarse)
-    if "sinus" in present:
-        strands = np.clip(np.abs(coarse) * -1.0 + 0.30, 0, 1)
-        over("sinus", 5.0, 0.02, 0.05 + 0.8 * strands + 0.02 * fine, 3.0)
-    if "trabecula" in present:
-        over("trabecula", 4.0, 0.10, np.clip(0.62 + 0.20 * fibres(distance("trabecula"), 3.0), 0.1, 1.3), 2.0)
-    if "capsule" in present:
-        over("capsule", 4.0, 0.10, np.clip(0.66 + 0.20 * fibres(distance("node"), 3.2), 0.1, 1.3), 2.0)
-    if "wall" in present:
-        over("wall", 3.0, 0.12, np.clip(0.62 + 0.16 * fibres(distance("wall"), 2.4), 0.1, 1.2), 0.8)
-        over("lumen", 2.0, 0.0, 0.03)
-    if "lesion" in present:
-        gaps = 1 - 0.75 * cracks * (coarse > 0.2)
-        cytoplasm = (0.44 + 0.06 * coarse + 0.08 * fine) * gaps
-        over("lesion", 5.0, (0.17 + 0.03 * coarse + 0.03 * fine) * gaps, cytoplasm, 2.0)
-        over("strands", 5.0, 0.10, np.clip(0.56 + 0.22 * fibres(distance("strands"), 3.0), 0.05, 1.2), 2.5)
-        if "gland" in present:
-            over("gland", 2.5, 0.0, 0.03 + 0.03 * np.maximum(coarse, 0), 1.0)
+    def collagen(
+        self, name: str, phase: str, width_um: float, fray_um: float, *, tone: float, contrast: float, step_um: float
+    ) -> None:
+        """Fibres along the lines of equal distance of the structure `phase`, wavy, frayed, with slits between."""
+        with self.over(name, width_um, fray_um) as coat:
+            if coat is None:
+                return
+            cut = self.relief.cut(name)
+            assert cut is not None
+            at = self.relief.distance(phase, cut) + 1.7 * coat.coarse
+            at += 0.25 * coat.fine
+            at *= np.float32(24 / step_um)
+            bundles, fibrils = at.astype(np.int32), (at * np.float32(2.7)).astype(np.int32)
+            lookup = self.textures.fibre
+            fibre = 0.75 * lookup.take(bundles & (_LOOKUP - 1)) + 0.65 * lookup.take(fibrils & (_LOOKUP - 1))
+            slits = np.minimum(np.maximum(2.1 + 1.4 * fibre + 0.5 * coat.coarse, 0.12), 1)
+            eosin = (tone + contrast * fibre + 0.06 * coat.fine) * slits
+            coat.fill(np.float32(0.10 * tone / 0.6), eosin)
 
 
-def _fat(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, tissue: Image) -> None:
+def _fat(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, relief: Relief) -> None:
     """Adipocytes: the thin walls between the cells of a jittered grid."""
+    cut = relief.cut("fat")
+    if cut is None:
+        return
+    tissue = relief.distance("tissue", cut)
+    planes = planes[:, cut[0], cut[1]]
+    start = (start[0] + cut[0].start, start[1] + cut[1].start)
     step = max(1, round(1.0 / spacing_um))
     rows, columns = planes.shape[1:]
     r0, c0 = start[0] // step - 1, start[1] // step - 1
@@ -136,17 +197,11 @@ def _wall_distance(
     seed: int, y: npt.NDArray[np.float64], x: npt.NDArray[np.float64], pitch: float
 ) -> npt.NDArray[np.float64]:
     """Distance to the border between the two nearest seeds of a jittered grid."""
-    rows = np.arange(np.floor(y[0, 0] / pitch) - 1, np.floor(y[-1, 0] / pitch) + 2).astype(np.int64)
-    columns = np.arange(np.floor(x[0, 0] / pitch) - 1, np.floor(x[0, -1] / pitch) + 2).astype(np.int64)
-    r, c = np.meshgrid(rows, columns, indexing="ij")
-    cy = (r + 0.08 + 0.84 * uniform(seed, 1, r, c)) * pitch
-    cx = (c + 0.08 + 0.84 * uniform(seed, 2, r, c)) * pitch
-    i, j = np.floor(y / pitch).astype(np.int64) - rows[0], np.floor(x / pitch).astype(np.int64) - columns[0]
+    grid = Grid(seed, pitch, y, x)
+    cy, cx = grid.centres(0.08)
     first, second = np.full(y.shape, np.inf), np.full(y.shape, np.inf)
-    for dr in (-1, 0, 1):
-        for dc in (-1, 0, 1):
-            a, b = i + dr, j + dc
-            q = np.hypot(y - cy[a, b], x - cx[a, b])
-            second = np.minimum(second, np.maximum(first, q))
-            first = np.minimum(first, q)
+    for k in grid.neighbours():
+        q = np.hypot(y - cy[k], x - cx[k])
+        second = np.minimum(second, np.maximum(first, q))
+        first = np.minimum(first, q)
     return np.asarray(second - first)

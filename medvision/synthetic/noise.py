@@ -6,6 +6,7 @@ rendered alone, in any order and on any thread, and meets its neighbours without
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 
 _MASK64 = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
-_TABLE = 512
+_TABLE = 256
 
 
 def key(*parts: int) -> int:
@@ -42,38 +43,74 @@ def smooth(seed: int, y: Floats, x: Floats, scale: float, octaves: int = 2) -> F
 
     Each further octave is half as large and half as strong, and turned, so that the lattice does not show.
     """
-    total = np.zeros(np.broadcast(y, x).shape)
-    table = _table()
+    total = np.zeros(np.shape(y), dtype=np.float32)
     weight, norm = 1.0, 0.0
     for octave in range(octaves):
         angle = 0.5 + 1.1 * octave
-        cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+        cos, sin = float(np.cos(angle)) / scale, float(np.sin(angle)) / scale
         offset = key(seed, octave)
         v = cos * y - sin * x + (offset & 0xFFFF) / 16.0
         u = sin * y + cos * x + ((offset >> 16) & 0xFFFF) / 16.0
-        total += weight * _interpolated(table, v, u)
+        total += np.float32(weight) * _interpolated(v, u)
         norm += weight * weight
         weight *= 0.5
         scale *= 0.5
-    return np.asarray(total / np.sqrt(norm) * 1.3)
+    return total.astype(np.float64) * (1.3 / norm**0.5)
 
 
-def _interpolated(table: Floats, v: Floats, u: Floats) -> Floats:
+def _interpolated(v: Floats, u: Floats) -> Image:
     v0, u0 = np.floor(v), np.floor(u)
-    fv, fu = v - v0, u - u0
+    fv, fu = (v - v0).astype(np.float32), (u - u0).astype(np.float32)
     fv, fu = fv * fv * (3 - 2 * fv), fu * fu * (3 - 2 * fu)
-    i, j = v0.astype(np.int64) % _TABLE, u0.astype(np.int64) % _TABLE
-    i1, j1 = (i + 1) % _TABLE, (j + 1) % _TABLE
-    top = table[i, j] + fu * (table[i, j1] - table[i, j])
-    bottom = table[i1, j] + fu * (table[i1, j1] - table[i1, j])
-    return np.asarray(top + fv * (bottom - top))
+    i, j = v0.astype(np.int32) & (_TABLE - 1), u0.astype(np.int32) & (_TABLE - 1)
+    table = _table()
+    at = i * (_TABLE + 1) + j
+    top, bottom = table.take(at), table.take(at + (_TABLE + 1))
+    top += fu * (table.take(at + 1) - top)
+    bottom += fu * (table.take(at + (_TABLE + 2)) - bottom)
+    top += fv * (bottom - top)
+    return np.asarray(top)
 
 
 @lru_cache(maxsize=1)
-def _table() -> Floats:
+def _table() -> Image:
+    """Random values in [-1, 1], with the first row and column again after the last."""
     cells = np.arange(_TABLE, dtype=np.int64)
     row, column = np.meshgrid(cells, cells, indexing="ij")
-    return uniform(0x5EED, 0, row, column) * 2 - 1
+    values = uniform(0x5EED, 0, row, column) * 2 - 1
+    return np.ascontiguousarray(np.pad(values, ((0, 1), (0, 1)), mode="wrap").astype(np.float32).ravel())
+
+
+class Grid:
+    """Jittered seeds of a square grid: for every place, the nine around it, with random numbers of their own."""
+
+    def __init__(self, seed: int, pitch: float, y: Floats, x: Floats) -> None:
+        self.seed, self.pitch, self.y, self.x = seed, pitch, y, x
+        rows, columns = (
+            np.arange(int(np.floor(a.min() / pitch)) - 1, int(np.floor(a.max() / pitch)) + 2) for a in (y, x)
+        )
+        self.rows, self.columns = (g.ravel() for g in np.meshgrid(rows, columns, indexing="ij"))
+        self._width = len(columns)
+        i, j = np.floor(y / pitch).astype(np.int64) - rows[0], np.floor(x / pitch).astype(np.int64) - columns[0]
+        self._middle = i * self._width + j
+
+    def number(self, stream: int) -> Floats:
+        """A number in [0, 1) for every seed."""
+        return uniform(self.seed, stream, self.rows, self.columns)
+
+    def centres(self, margin: float) -> tuple[Floats, Floats]:
+        """Places of the seeds, at least `margin` pitches inside their cell."""
+        spread = 1 - 2 * margin
+        return (
+            (self.rows + margin + spread * self.number(1)) * self.pitch,
+            (self.columns + margin + spread * self.number(2)) * self.pitch,
+        )
+
+    def neighbours(self) -> Iterator[Ints]:
+        """For each of nine neighbours: the number of the seed, at every place."""
+        for dr in (-1, 0, 1):
+            for dc in (-1, 0, 1):
+                yield self._middle + (dr * self._width + dc)
 
 
 def _mix_int(value: int) -> int:

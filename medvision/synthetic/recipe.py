@@ -69,9 +69,9 @@ STAINS: dict[str, Stain] = {
 }
 
 SCANNERS: dict[str, Scanner] = {
-    "crisp": Scanner(blur_um=0.30, sharpen=0.7, noise=2.6, quality=85),
-    "even": Scanner(blur_um=0.34, sharpen=0.25, noise=1.6, quality=85),
-    "soft": Scanner(blur_um=0.46, sharpen=0.0, noise=1.2, quality=80),
+    "crisp": Scanner(blur_um=0.27, sharpen=1.3, noise=3.4, quality=85),
+    "even": Scanner(blur_um=0.29, sharpen=0.6, noise=2.2, quality=85),
+    "soft": Scanner(blur_um=0.38, sharpen=0.2, noise=1.6, quality=80),
 }
 
 

@@ -48,16 +48,18 @@ def render_window(recipe: SlideRecipe, box: Box) -> Pixels:
     halo = _HALO if not marks.defocus else 48
     outer = Box((box.start[0] - halo, box.start[1] - halo), (box.stop[0] + halo, box.stop[1] + halo))
     if is_glass(recipe, outer) and not artefacts.touches(marks, recipe, outer):
-        return glass(recipe, box)
-    lattice = _Lattice(recipe, outer)
-    planes = _planes(recipe, layout, lattice)
-    planes *= thickness(recipe, lattice)
-    light = _light(planes, stain)
-    artefacts.before_optics(marks, light, lattice)
-    light = _optics(light, scanner, recipe.spacing_um)
-    artefacts.optics(marks, light, lattice)
-    light = np.ascontiguousarray(light[halo:-halo, halo:-halo])
-    return _sensor(recipe, light, stain, scanner, box)
+        pixels = glass(recipe, box)
+    else:
+        lattice = _Lattice(recipe, outer)
+        planes = _planes(recipe, layout, lattice)
+        planes *= thickness(recipe, lattice)
+        light = _light(planes, stain)
+        artefacts.before_optics(marks, light, lattice)
+        light = _optics(light, scanner, recipe.spacing_um)
+        artefacts.optics(marks, light, lattice)
+        pixels = _sensor(recipe, np.ascontiguousarray(light[halo:-halo, halo:-halo]), stain, scanner, box)
+    artefacts.frame(marks, pixels, box, recipe.spacing_um)
+    return pixels
 
 
 def look(recipe: SlideRecipe) -> tuple[Stain, Scanner]:
@@ -120,12 +122,17 @@ def _sensor_noise() -> Image:
     return np.tile(np.stack(planes, axis=-1), (2, 2, 1))
 
 
+def lattice_step(recipe: SlideRecipe) -> int:
+    """Side of a square of the coarse lattice, in pixels."""
+    return max(1, round(LATTICE_UM / recipe.spacing_um))
+
+
 class _Lattice:
     """The coarse lattice under a window: points at the centres of squares of `step` pixels, three beyond each side."""
 
     def __init__(self, recipe: SlideRecipe, box: Box) -> None:
         self.box, self.spacing = box, recipe.spacing_um
-        self.step = max(1, round(LATTICE_UM / recipe.spacing_um))
+        self.step = lattice_step(recipe)
         pad = ceil(24.0 / (self.step * recipe.spacing_um))
         self.first = tuple(floor(a / self.step) - pad for a in box.start)
         last = tuple(ceil(b / self.step) + pad for b in box.stop)
@@ -134,15 +141,32 @@ class _Lattice:
         ]
         self.y, self.x = np.meshgrid(at[0], at[1], indexing="ij")
 
-    def enlarged(self, values: Floats) -> Image:
-        """Values at every pixel of the window, interpolated between the lattice's points."""
+    def enlarged(self, values: Floats, cut: ground.Cut | None = None) -> Image:
+        """Values at every pixel of the window or of a part of it, interpolated between the lattice's points."""
         k = self.step
-        (r0, c0), (r1, c1) = self.box.start, self.box.stop
+        rows, columns = cut or (slice(0, self.box.shape[0]), slice(0, self.box.shape[1]))
+        r0, r1 = self.box.start[0] + rows.start, self.box.start[0] + rows.stop
+        c0, c1 = self.box.start[1] + columns.start, self.box.start[1] + columns.stop
         a, b = r0 // k - 1, -(-r1 // k) + 1
         c, d = c0 // k - 1, -(-c1 // k) + 1
         part = values[a - self.first[0] : b - self.first[0], c - self.first[1] : d - self.first[1]]
         large = cv2.resize(part.astype(np.float32), None, fx=k, fy=k, interpolation=cv2.INTER_LINEAR)
         return large[r0 - a * k : r1 - a * k, c0 - c * k : c1 - c * k]
+
+    def cut(self, where: npt.NDArray[np.bool_]) -> ground.Cut | None:
+        """The smallest part of the window that holds all squares where `where`; None where there is none."""
+        slices = []
+        for axis in (0, 1):
+            hit = np.flatnonzero(where.any(axis=1 - axis))
+            if not len(hit):
+                return None
+            start = (self.first[axis] + int(hit[0]) - 1) * self.step - self.box.start[axis]
+            stop = (self.first[axis] + int(hit[-1]) + 2) * self.step - self.box.start[axis]
+            start, stop = max(start, 0), min(stop, self.box.shape[axis])
+            if start >= stop:
+                return None
+            slices.append(slice(start, stop))
+        return slices[0], slices[1]
 
 
 def _planes(recipe: SlideRecipe, layout: anatomy.Plan, lattice: _Lattice) -> Image:
@@ -154,15 +178,8 @@ def _planes(recipe: SlideRecipe, layout: anatomy.Plan, lattice: _Lattice) -> Ima
     rows, columns = lattice.box.shape
     wide = np.zeros((3, rows + 2 * margin, columns + 2 * margin), np.float32)
     planes = wide[:, margin:-margin, margin:-margin]
-    memory: dict[str, Image] = {}
-
-    def distance(name: str) -> Image:
-        if name not in memory:
-            memory[name] = lattice.enlarged(found.distance[name])
-        return memory[name]
-
-    present = frozenset(name for name, d in found.distance.items() if d.max() > -12)
-    ground.paint(layout, planes, (lattice.box.start[0], lattice.box.start[1]), s, present, distance)
+    relief = _Relief(lattice, found)
+    ground.paint(layout, planes, (lattice.box.start[0], lattice.box.start[1]), s, relief)
     corner = (lattice.box.start[0] * s, lattice.box.start[1] * s)
     unit = lattice.step * s
     lookup = cells.Lookup(
@@ -170,6 +187,19 @@ def _planes(recipe: SlideRecipe, layout: anatomy.Plan, lattice: _Lattice) -> Ima
     )
     cells.settle(layout, stamps, wide, corner, (rows * s, columns * s), margin, s, lookup)
     return planes
+
+
+class _Relief:
+    """The structures of a window, interpolated where they are asked for."""
+
+    def __init__(self, lattice: _Lattice, found: anatomy.Fields) -> None:
+        self.lattice, self.found = lattice, found
+
+    def cut(self, name: str) -> ground.Cut | None:
+        return self.lattice.cut(self.found.distance[name] > -12)
+
+    def distance(self, name: str, cut: ground.Cut) -> Image:
+        return self.lattice.enlarged(self.found.distance[name], cut)
 
 
 def _direction(found: anatomy.Fields) -> Floats:
@@ -199,22 +229,28 @@ def _light(planes: Image, stain: Stain) -> Image:
 
 def _optics(light: Image, scanner: Scanner, spacing_um: float) -> Image:
     sigma = max(scanner.blur_um / spacing_um, 0.35)
-    blurred = cv2.GaussianBlur(light, (0, 0), sigma)
+    blurred = _blur(light, sigma)
     if scanner.sharpen:
-        softer = cv2.GaussianBlur(blurred, (0, 0), 1.6 * sigma)
+        softer = _blur(blurred, 1.6 * sigma)
         blurred = cv2.addWeighted(blurred, 1 + scanner.sharpen, softer, -scanner.sharpen, 0)
     return np.asarray(blurred, dtype=np.float32)
 
 
+def _blur(light: Image, sigma: float) -> Image:
+    side = 2 * ceil(2.6 * sigma) + 1
+    return np.asarray(cv2.GaussianBlur(light, (side, side), sigma), dtype=np.float32)
+
+
 def _sensor(recipe: SlideRecipe, light: Image, stain: Stain, scanner: Scanner, box: Box) -> Pixels:
     light *= np.asarray(stain.white, dtype=np.float32)
-    noise = _sensor_noise()
+    noise = _sensor_noise() * np.float32(scanner.noise)
+    out = np.empty(light.shape, np.uint8)
     for r in range(0, box.shape[0], _NOISE_SIDE):
         for c in range(0, box.shape[1], _NOISE_SIDE):
             part = light[r : r + _NOISE_SIDE, c : c + _NOISE_SIDE]
             place = np.array([box.start[0] + r]), np.array([box.start[1] + c])
             dy = int(uniform(recipe.seed, 110, *place)[0] * _NOISE_SIDE)
             dx = int(uniform(recipe.seed, 111, *place)[0] * _NOISE_SIDE)
-            part += scanner.noise * noise[dy : dy + part.shape[0], dx : dx + part.shape[1]]
-    light += 0.5
-    return np.clip(light, 0, 255).astype(np.uint8)
+            grain = noise[dy : dy + part.shape[0], dx : dx + part.shape[1]]
+            out[r : r + _NOISE_SIDE, c : c + _NOISE_SIDE] = cv2.add(part, grain, dtype=cv2.CV_8U)
+    return out

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor, pi
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from medvision.core.geometry import Box
+from medvision.ops.rasterise import rasterise
 from medvision.sources.annotations import Annotation, write_asap
 from medvision.sources.write import write_mask, write_slide
 from medvision.synthetic import anatomy
 from medvision.synthetic.recipe import SlideRecipe
-from medvision.synthetic.render import LATTICE_UM, Pixels, look, render_block
+from medvision.synthetic.render import Pixels, lattice_step, look, render_block
 
 Polygon = npt.NDArray[np.float64]
 
@@ -71,28 +72,6 @@ def write_synthetic_slide(
     return SyntheticSlide(name, slide, annotation, mask, recipe, len(polygons))
 
 
-@lru_cache(maxsize=16)
-def _truth(recipe: SlideRecipe) -> tuple[Polygon, ...]:
-    layout = anatomy.plan(recipe)
-    unit = max(1, round(LATTICE_UM / recipe.spacing_um))
-    rows, columns = recipe.shape_px
-    reach = [
-        (lesion.centre_um, 0.75 * lesion.diameter_um + 80) for lesion in layout.lesions
-    ]
-    if not reach:
-        return ()
-    side = unit * recipe.spacing_um
-    first = [max(floor(min(c[k] - r for c, r in reach) / side), -2) for k in (0, 1)]
-    last = [
-        min(ceil(max(c[k] + r for c, r in reach) / side), ceil(n / unit) + 2) for k, n in ((0, rows), (1, columns))
-    ]
-    at = [(np.arange(a, b) + 0.5) * side for a, b in zip(first, last, strict=True)]
-    y, x = np.meshgrid(at[0], at[1], indexing="ij")
-    node, _ = anatomy.outline(layout, y, x)
-    distance, _ = anatomy.lesion_distance(layout, y, x, node)
-    return _contours(distance, (first[0], first[1]), unit, recipe)
-
-
 def truth_polygons(recipe: SlideRecipe) -> list[Polygon]:
     """Outlines of the metastases, each `(k, 2)` as (row, column) in level-0 pixels, without the closing point.
 
@@ -102,36 +81,39 @@ def truth_polygons(recipe: SlideRecipe) -> list[Polygon]:
     return [points.copy() for points in _truth(recipe)]
 
 
-def _contours(
-    distance: npt.NDArray[np.float64], first: tuple[int, int], unit: int, recipe: SlideRecipe
-) -> tuple[Polygon, ...]:
+@lru_cache(maxsize=16)
+def _truth(recipe: SlideRecipe) -> tuple[Polygon, ...]:
+    from shapely import union_all
     from shapely.geometry import Polygon as Shape
     from shapely.geometry import box as rectangle
+
+    layout = anatomy.plan(recipe)
+    shapes = [shape for k in range(len(layout.lesions)) for shape in _outlines(recipe, layout, k)]
+    united = union_all([s.simplify(1.0) for s in shapes]).intersection(rectangle(0, 0, *recipe.shape_px))
+    parts = [p for p in getattr(united, "geoms", [united]) if p.geom_type == "Polygon"]
+    whole = union_all([Shape(p.exterior) for p in parts if p.area * recipe.spacing_um**2 >= _SMALLEST_UM2])
+    polygons = [p for p in getattr(whole, "geoms", [whole]) if not p.is_empty]
+    polygons.sort(key=lambda p: p.bounds)
+    return tuple(np.asarray(p.exterior.coords, dtype=np.float64)[:-1].round(2) for p in polygons)
+
+
+def _outlines(recipe: SlideRecipe, layout: anatomy.Plan, number: int) -> list[Any]:
+    """Zero lines of one metastasis on the lattice that `render` draws it from, as valid shapes."""
+    from shapely.geometry import Polygon as Shape
     from skimage.measure import find_contours
 
-    rows, columns = recipe.shape_px
-    slide = rectangle(0, 0, rows, columns)
-    shapes = []
-    for contour in find_contours(np.pad(distance, 1, constant_values=-1.0), 0.0):
-        if len(contour) < 4:
-            continue
-        places = (contour - 1 + 0.5 + np.asarray(first)) * unit
-        shape = Shape(places).buffer(0).simplify(1.0)
-        parts = shape.intersection(slide)
-        shapes += [p for p in getattr(parts, "geoms", [parts]) if p.geom_type == "Polygon" and not p.is_empty]
-    area = recipe.spacing_um**2
-    shapes = [Shape(s.exterior) for s in shapes if s.area * area >= _SMALLEST_UM2]
-    outer = [s for s in shapes if not any(o is not s and o.contains(s.representative_point()) for o in shapes)]
-    return tuple(np.asarray(s.exterior.coords, dtype=np.float64)[:-1].round(2) for s in outer)
+    unit = lattice_step(recipe)
+    side = unit * recipe.spacing_um
+    lesion = layout.lesions[number]
+    reach = anatomy.lesion_reach(lesion) + 2 * side
+    first = [floor((c - reach) / side) for c in lesion.centre_um]
+    at = [(np.arange(a, ceil((c + reach) / side)) + 0.5) * side for a, c in zip(first, lesion.centre_um, strict=True)]
+    y, x = np.meshgrid(at[0], at[1], indexing="ij")
+    node, _ = anatomy.outline(layout, y, x)
+    distance = anatomy.one_lesion(layout, number, y, x, node)
+    places = [(c + 0.5 + np.asarray(first)) * unit for c in find_contours(distance, 0.0) if len(c) >= 4]
+    return [Shape(p).buffer(0) for p in places]
 
 
 def _mask_block(polygons: list[Polygon], box: Box) -> Pixels:
-    """Pixels whose centre lies in a polygon (to a sixteenth of a pixel)."""
-    block = np.zeros(box.shape, np.uint8)
-    start = np.asarray(box.start, dtype=np.float64)
-    for points in polygons:
-        if (points.max(axis=0) < start).any() or (points.min(axis=0) > np.asarray(box.stop)).any():
-            continue
-        xy = np.rint((points[:, ::-1] - start[::-1] - 0.5) * 16).astype(np.int32)
-        cv2.fillPoly(block, [xy], TUMOUR, lineType=cv2.LINE_8, shift=4)
-    return block
+    return np.asarray(rasterise([(points, ()) for points in polygons], box), dtype=np.uint8) * TUMOUR

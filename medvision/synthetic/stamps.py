@@ -53,7 +53,7 @@ def library(spacing_um: float, variant: int) -> Library:
         size=float(rng.uniform(0.94, 1.06)),
         tumour_um=float(rng.uniform(5.4, 6.8)),
         pleomorphism=float(rng.uniform(0.12, 0.22)),
-        pale=float(rng.uniform(0.8, 1.2)),
+        pale=float(rng.uniform(0.8, 1.5)),
         nucleolus=float(rng.uniform(0.8, 1.3)),
     )
     pen = _Pencil(spacing_um, rng)
@@ -134,15 +134,15 @@ def _stamp(keep: npt.NDArray[np.floating], h: Image, e: Image, r: Image | None =
 
 def _lymphocyte(pen: _Pencil, style: _Style) -> Stamp:
     rng = pen.rng
-    radius = style.size * rng.uniform(2.75, 3.55)
+    radius = style.size * float(np.clip(rng.normal(3.1, 0.32), 2.4, 4.1))
     y, x = pen.canvas(radius + 1.8)
-    squeeze = rng.uniform(0.84, 1.0)
+    squeeze = rng.uniform(0.72, 1.0)
     d = pen.blob(y, x, (radius * squeeze, radius), rng.uniform(0, pi), 0.10)
     nucleus, cell = pen.soft(d, 0.5), pen.soft(d + 0.75, 0.8)
     clumps = np.clip(pen.grain(y.shape, 0.42), -1.8, 1.8)
-    depth = rng.uniform(1.55, 2.45)
+    depth = rng.uniform(1.7, 2.7) if rng.uniform() < 0.8 else rng.uniform(1.0, 1.6)
     rim = np.exp(-(((d - 0.3) / 0.45) ** 2))
-    h = nucleus * (depth * (0.86 + 0.17 * clumps) + 0.25 * rim)
+    h = nucleus * (depth * (0.84 + 0.26 * clumps) + 0.3 * rim)
     e = nucleus * 0.28 + (cell - nucleus).clip(0, 1) * rng.uniform(0.12, 0.3)
     return _stamp(1 - np.maximum(nucleus, 0.75 * cell), h + 0.06 * (cell - nucleus).clip(0, 1), e)
 
@@ -170,7 +170,7 @@ def _medium(pen: _Pencil, style: _Style) -> Stamp:
     chromatin = np.clip(pen.grain(y.shape, 0.4), -1.7, 1.7)
     rim = np.exp(-(((d - 0.3) / 0.4) ** 2))
     depth = rng.uniform(0.65, 1.35)
-    h = nucleus * (depth * (0.85 + 0.28 * chromatin) + 0.55 * rim)
+    h = nucleus * (depth * (0.85 + 0.36 * chromatin) + 0.55 * rim)
     for _ in range(int(rng.integers(0, 3))):
         h += nucleus * 0.6 * pen.dot(y, x, 0.55, 0.75 * radius)
     body = (cell - nucleus).clip(0, 1)
@@ -211,7 +211,7 @@ def _tumour(pen: _Pencil, style: _Style) -> Stamp:
     depth = rng.uniform(0.42, 0.85) * style.pale
     if rng.uniform() < 0.12:
         depth *= 1.9
-    h = nucleus * (depth * (0.9 + 0.20 * coarse + 0.22 * fine) + 0.62 * rim)
+    h = nucleus * (depth * (0.9 + 0.26 * coarse + 0.34 * fine) + 0.66 * rim)
     e = nucleus * 0.27
     for _ in range(int(rng.choice([1, 1, 2, 2, 3]))):
         spot = nucleus * pen.dot(y, x, style.nucleolus * rng.uniform(0.75, 1.25), 0.5 * radius)
@@ -219,7 +219,7 @@ def _tumour(pen: _Pencil, style: _Style) -> Stamp:
         e += 0.38 * spot
     body = (cell * (1 - nucleus)).clip(0, 1)
     tone = rng.uniform(0.32, 0.58)
-    granules = 0.07 * pen.grain(y.shape, 0.45) + 0.06 * pen.grain(y.shape, 1.6)
+    granules = 0.10 * pen.grain(y.shape, 0.4) + 0.07 * pen.grain(y.shape, 1.6)
     membrane = np.exp(-((edge / 0.5) ** 2)) * (1 - nucleus)
     e += body * (tone + granules) + 0.16 * membrane
     h += body * (rng.uniform(0.12, 0.26) + 0.5 * granules) + 0.05 * membrane
@@ -231,7 +231,10 @@ def _mitosis(pen: _Pencil) -> Stamp:
     y, x = pen.canvas(11.0)
     turn = rng.uniform(0, pi)
     cell = pen.soft(pen.blob(y, x, (8.2, 9.2), turn, 0.08), 1.2)
-    plate = pen.soft(pen.blob(y, x, (rng.uniform(1.5, 2.6), rng.uniform(4.0, 5.6)), turn, 0.5, 9), 0.5)
+    plate = np.zeros_like(y)
+    for along in np.linspace(-3.6, 3.6, 9):
+        dy, dx = along * np.sin(turn) + rng.normal(0, 0.7), along * np.cos(turn) + rng.normal(0, 0.7)
+        plate = np.maximum(plate, pen.dot(y - np.float32(dy), x - np.float32(dx), rng.uniform(0.9, 1.7), 0.3))
     body = cell * (1 - plate)
     return _stamp(1 - np.maximum(plate, 0.85 * cell), 2.7 * plate + 0.12 * body, 0.35 * plate + 0.36 * body)
 
@@ -253,7 +256,7 @@ def _red(pen: _Pencil) -> Stamp:
     d = pen.blob(y, x, (rng.uniform(2.2, 3.2), rng.uniform(2.9, 3.4)), rng.uniform(0, pi), 0.06)
     disc = pen.soft(d, 0.6)
     ring = 0.8 + 0.2 * np.clip(1 - d / 2.2, 0, 1)
-    return _stamp(1 - 0.9 * disc, np.zeros_like(y), 0.25 * disc, 0.8 * disc * ring)
+    return _stamp(1 - 0.9 * disc, np.zeros_like(y), 0.3 * disc, 1.05 * disc * ring)
 
 
 def _hole(pen: _Pencil) -> Stamp:
