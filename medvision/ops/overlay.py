@@ -16,7 +16,8 @@ from medvision.ops.outlines import Polygon
 
 Image = npt.NDArray[np.uint8]
 
-DEFAULT_COLORMAP = "inferno"
+DEFAULT_COLORMAP = "viridis"
+"""Perceptually uniform, and its teal to yellow stands apart from the pinks and purples of H&E; magma does not."""
 CLEAR_BELOW = 0.1
 OPAQUE_FROM = 0.5
 _SUBPIXEL_BITS = 4

@@ -95,7 +95,7 @@ def blur(patches: Image, spacing_um: float, *, limits: Limits | None = None) -> 
 
     Averaged down to 1 um per pixel, the standard deviation of the detail finer than a Gaussian of 1 um, over that of
     the detail between 1 and 4 um: a ratio, so that it depends little on stain and contrast. The median over the
-    windows that have any contrast is the value. Sharp tissue lies at 0.43 or above, tissue blurred by 2 um at 0.28 or
+    windows that have any contrast is the value. Sharp tissue lies at 0.43 or above, tissue blurred by 2 um at 0.25 or
     below.
 
     Raises:
