@@ -18,10 +18,9 @@ from medvision.core.geometry import Box, Spacing
 from medvision.sources.base import READERS, Level, Pixels
 from medvision.sources.facts import facts
 from medvision.sources.faults import MAX_FLAT_PIXELS, DeclinedError, check_pixels, check_shape, declining
-from medvision.sources.tiff_codec import on_white
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL.Image import Image as Picture
 
 _KINDS = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "BMP": "BMP", "JPEG2000": "JPEG 2000", "TIFF": "TIFF"}
 _OLD_JPEG, _YCBCR = 6, 6
@@ -100,7 +99,7 @@ class ImageSource:
         self.pixels = np.empty((0, 0, 3), np.uint8)
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Picture) -> None:
     if image.format == "TIFF":
         tags = image.tag_v2  # type: ignore[attr-defined]
         if tags.get(259) != _OLD_JPEG and tags.get(262) != _YCBCR:
@@ -113,9 +112,9 @@ def _check(image: Image.Image) -> None:
     check_pixels("the picture", shape, MAX_FLAT_PIXELS)
 
 
-def _decode(image: Image.Image) -> Pixels:
+def _decode(image: Picture) -> Pixels:
     """RGB on white, upright by the EXIF orientation. 16-bit grey is shown as its upper 8 bits, rounded."""
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     image.load()
     image = ImageOps.exif_transpose(image) or image
@@ -123,7 +122,9 @@ def _decode(image: Image.Image) -> Pixels:
         grey = np.asarray(image).astype(np.uint32)
         small = (np.minimum(grey, 65535) * 255 + 32767) // 65535
         return np.repeat(small.astype(np.uint8)[..., None], 3, axis=-1)
-    if image.has_transparency_data:
-        rgba = np.asarray(image.convert("RGBA"))
-        return on_white(rgba[..., :3], rgba[..., 3])
-    return np.array(image.convert("RGB"))
+    if not image.has_transparency_data:
+        return np.array(image.convert("RGB"))
+    seen = image.convert("RGBA")
+    white = Image.new("RGB", seen.size, "white")
+    white.paste(seen, mask=seen)
+    return np.array(white)

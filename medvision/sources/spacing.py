@@ -90,8 +90,8 @@ def _problem(source: Source) -> str | None:
     spacing = source.spacing
     if spacing is None:
         return (
-            "the file does not say how large a pixel is. Supply it in micrometres, for example --slide-spacing 0.5 for a "
-            "20x scan or --slide-spacing 0.25 for a 40x scan"
+            "the file does not say how large a pixel is. Supply it in micrometres, for example --slide-spacing 0.5 for "
+            "a 20x scan or --slide-spacing 0.25 for a 40x scan"
         )
     if spacing.unit != "um":
         return f"spacing is in {spacing.unit}, and a slide wants micrometres"
