@@ -158,5 +158,7 @@ def _split_at_contacts(ring: list[tuple[int, int]]) -> list[list[tuple[int, int]
 
 def _signed_area(ring: Points) -> float:
     """Positive for rings that are clockwise as seen (rows point down)."""
-    rows, columns = ring[:, 0], ring[:, 1]
-    return float(np.dot(columns, np.roll(rows, -1)) - np.dot(rows, np.roll(columns, -1))) / 2
+    rows, columns = ring.T
+    inner = columns[:-1] @ rows[1:] - rows[:-1] @ columns[1:]
+    closing = columns[-1] * rows[0] - rows[-1] * columns[0]
+    return float(inner + closing) / 2
