@@ -50,37 +50,37 @@ def mix(
     """
     count, _, rows, columns = windows.shape
     partner = torch.randperm(count, generator=generator)
-    other = match_colours(windows[partner], windows)
-    field = torch.randn((count, 1, 4, 4), generator=generator)
+    chosen = torch.nonzero(torch.rand(count, generator=generator) < share).flatten()
+    field = torch.randn((len(chosen), 1, 4, 4), generator=generator)
+    level = _uniform((len(chosen), 1, 1, 1), -0.3, 0.3, generator)
+    if len(chosen) == 0:
+        return windows, labels
     field = functional.interpolate(field, (rows, columns), mode="bicubic", align_corners=False)
-    cut = torch.quantile(field.flatten(1), 0.5, dim=1)
-    spread = field.flatten(1).std(dim=1)
-    cut = cut + spread * _uniform(count, -0.5, 0.5, generator)
-    weight = torch.sigmoid((field - cut[:, None, None, None]) / (0.05 * spread[:, None, None, None]))
-    chosen = torch.rand(count, generator=generator) < share
-    joined = weight * other + (1 - weight) * windows
-    pick = chosen[:, None, None, None]
-    return torch.where(pick, joined, windows), torch.where(
-        chosen, torch.maximum(labels, labels[partner]), labels
-    )
+    field = (field - field.mean((2, 3), keepdim=True)) / field.std((2, 3), keepdim=True)
+    weight = torch.sigmoid((field - level) / 0.05)
+    first, second = windows[chosen], windows[partner[chosen]]
+    mixed, both = windows.clone(), labels.clone()
+    mixed[chosen] = weight * match_colours(second, first) + (1 - weight) * first
+    both[chosen] = torch.maximum(labels[chosen], labels[partner[chosen]])
+    return mixed, both
 
 
 def zoom(windows: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
     """Change magnification and position slightly, mirrored beyond the border. A third of the windows stay."""
-    count = len(windows)
-    factor = torch.exp(_uniform(count, -1, 1, generator) * float(np.log1p(scale)))
-    factor = torch.where(torch.rand(count, generator=generator) < 1 / 3, torch.ones(count), factor)
-    theta = torch.zeros(count, 2, 3)
+    moved = torch.nonzero(torch.rand(len(windows), generator=generator) < 2 / 3).flatten()
+    if len(moved) == 0:
+        return windows
+    factor = torch.exp(_uniform(len(moved), -1, 1, generator) * float(np.log1p(scale)))
+    theta = torch.zeros(len(moved), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = 1 / factor
-    moved = torch.where(factor == 1, 0.0, 1.0)
-    theta[:, :, 2] = (
-        torch.stack([_uniform(count, -0.1, 0.1, generator) for _ in range(2)], 1) * moved[:, None]
-    )
-    grid = functional.affine_grid(theta, list(windows.shape), align_corners=False)
-    zoomed = functional.grid_sample(
-        windows, grid, mode="bicubic", padding_mode="reflection", align_corners=False
-    )
-    return torch.where((factor == 1)[:, None, None, None], windows, zoomed.clamp(0, 1))
+    theta[:, :, 2] = _uniform((len(moved), 2), -0.1, 0.1, generator)
+    part = windows[moved]
+    grid = functional.affine_grid(theta, list(part.shape), align_corners=False)
+    zoomed = windows.clone()
+    zoomed[moved] = functional.grid_sample(
+        part, grid, mode="bicubic", padding_mode="reflection", align_corners=False
+    ).clamp(0, 1)
+    return zoomed
 
 
 def restain(windows: torch.Tensor, how: AugmentationConfig, generator: torch.Generator) -> torch.Tensor:

@@ -55,8 +55,8 @@ def render_card(
             "A probability of 0.5 is the threshold.",
             "",
             "## Training",
-            f"{fitted.best_step} steps of {config.batch_size} windows, seed {config.seed}; AdamW, cosine decay, averaged "
-            "weights; stain, colour, magnification, blur, noise, compression and mixing augmentation.",
+            f"{fitted.best_step} steps of {config.batch_size} windows, seed {config.seed}; AdamW, cosine decay, "
+            "averaged weights; stain, colour, magnification, blur, noise, compression and mixing augmentation.",
             "",
             "## Licence",
             config.licence,

@@ -97,7 +97,8 @@ def fit(
     Raises:
         StoreError: if the checkpoint belongs to another run.
     """
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+    averaging = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
+    average = AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
     optimiser = torch.optim.AdamW(_groups(net, settings.weight_decay), lr=settings.learning_rate)
     key = digest_json([identity or {}, {name: getattr(settings, name) for name in settings.__slots__}])
     state = _restore(checkpoint, key, net, average, optimiser)

@@ -25,7 +25,7 @@ from medvision.core.errors import UsageError
 from medvision.metrics.ranking import bootstrap_interval, roc_auc
 from medvision.models.classifiers.slim_resnet import SlimResNet
 from medvision.models.contract import Figure, WeightsContract
-from medvision.models.weights import digest_state, write_weights
+from medvision.models.weights import State, digest_state, write_weights
 from medvision.training.augment import augment, match_colours
 from medvision.training.card import render_card
 from medvision.training.loop import Batch, Check, Fit, LoopSettings, fit, write_checks
@@ -44,7 +44,8 @@ STD = (0.2, 0.2, 0.2)
 class Predictions:
     """Of patches by networks that never saw their slide.
 
-    `margins` (n,): logit of the positive class minus the log-sum-exp of the others. `recoloured` holds the margins once more for each colour target.
+    `margins` (n,): logit of the positive class minus the log-sum-exp of the others.
+    `recoloured` holds the margins once more for each colour target.
     """
 
     seeds: npt.NDArray[np.int64]
@@ -104,10 +105,13 @@ def train_patch(
     data = _load(config, render)
     folds = _folds(config, data.patches)
     (out / "progress").mkdir(parents=True, exist_ok=True)
-    predictions = _cross_validate(config, data, folds, out, on_check) if folds else None
+    start = _train_common(config, data, out, on_check)
+    predictions = _cross_validate(config, data, folds, start, out, on_check) if folds else None
     held = data.patches.of(config.holdout)
     validation = data.patches.where(held) if held.any() else None
-    final = _train(config, data, data.patches.where(~held), validation, config.seed, out, "final", on_check)
+    final = _train(
+        config, data, data.patches.where(~held), validation, start, config.seed, out, "final", on_check
+    )
     temperature = (
         1.0
         if predictions is None
@@ -207,11 +211,27 @@ def _folds(config: TrainPatchConfig, patches: PatchSet) -> tuple[tuple[str, ...]
     return folds
 
 
+def _train_common(
+    config: TrainPatchConfig, data: _Data, out: Path, on_check: Callable[[str, Check], None] | None
+) -> State | None:
+    """Weights from which every fold and the final network start, learnt without any patch: no fold's slide is in them."""
+    if config.common_steps == 0:
+        return None
+    if data.rendered is None:
+        raise UsageError("common_steps learn from synthetic windows, but the configuration asks for none")
+    stage = config.model_copy(
+        update={"steps": config.common_steps, "learning_rate": config.common_learning_rate}
+    )
+    none = data.patches.where(np.zeros(len(data.patches), bool))
+    return _train(stage, data, none, None, None, config.seed, out, "common", on_check).net.state_dict()
+
+
 def _train(
     config: TrainPatchConfig,
     data: _Data,
     patches: PatchSet,
     validation: PatchSet | None,
+    start: State | None,
     seed: int,
     out: Path,
     name: str,
@@ -244,7 +264,9 @@ def _train(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = SlimResNet(len(config.classes)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net = SlimResNet(len(config.classes)).to(memory_format=torch.channels_last)
+    if start is not None:
+        net.load_state_dict(start)
     slug = name.replace(" ", "-")
     fitted = fit(
         net,
@@ -264,6 +286,7 @@ def _cross_validate(
     config: TrainPatchConfig,
     data: _Data,
     folds: tuple[tuple[str, ...], ...],
+    start: State | None,
     out: Path,
     on_check: Callable[[str, Check], None] | None,
 ) -> Predictions:
@@ -277,7 +300,7 @@ def _cross_validate(
         for fold in folds:
             away = data.patches.of(fold)
             name = f"fold {'+'.join(fold)} seed {seed}"
-            net = _train(config, data, data.patches.where(~away), None, seed, out, name, on_check).net
+            net = _train(config, data, data.patches.where(~away), None, start, seed, out, name, on_check).net
             tested = data.patches.where(away)
             images = _as_float(tested.images)
             margins.append(predict_margins(net, images, _last(config)))

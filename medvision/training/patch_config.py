@@ -75,7 +75,7 @@ class TrainPatchConfig(_Strict):
     spacing_um: float = Field(0.5, gt=0, description="So that window_px covers the field that a patch shows.")
     regions: tuple[RegionConfig, ...] = ()
     region_share: float = Field(0.25, ge=0, lt=1, description="Share of each batch cut from regions.")
-    synthetic: SyntheticConfig = SyntheticConfig()
+    synthetic: SyntheticConfig = SyntheticConfig.model_validate({})
     colour_targets: tuple[Path, ...] = Field(
         (), description="Images whose colours the tests are repeated in."
     )
@@ -88,8 +88,12 @@ class TrainPatchConfig(_Strict):
         (), description="Slides kept out of the final training, to stop early and keep the best weights."
     )
     seed: int = 0
-    steps: int = Field(400, ge=1)
-    batch_size: int = Field(48, ge=2)
+    common_steps: int = Field(
+        0, ge=0, description="Steps on regions and rendered windows alone, once, from which every fold starts."
+    )
+    common_learning_rate: float = Field(3e-3, gt=0)
+    steps: int = Field(400, ge=1, description="Steps on all that a fold may see, then on everything.")
+    batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(2e-3, gt=0)
     weight_decay: float = Field(0.05, ge=0)
     label_smoothing: float = Field(0.05, ge=0, lt=1)
@@ -98,7 +102,7 @@ class TrainPatchConfig(_Strict):
     patience: int = Field(
         4, ge=1, description="Checks without a better score after which to stop, with a holdout."
     )
-    augmentation: AugmentationConfig = AugmentationConfig()
+    augmentation: AugmentationConfig = AugmentationConfig.model_validate({})
     licence: str = "not stated"
     data_statement: str = Field("not stated", description="What it was trained on, for the card.")
 

@@ -133,7 +133,7 @@ def _weights(patches: PatchSet) -> npt.NDArray[np.float64]:
                 weights[member] = 1 / np.sqrt(member.sum())
         of_class = patches.labels == label
         weights[of_class] /= weights[of_class].sum()
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum(), np.float64)
 
 
 def _class_files(folder: Path, name: str) -> list[Path]:

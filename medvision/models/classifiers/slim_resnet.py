@@ -12,14 +12,19 @@ import torch
 from torch import nn
 
 WIDTHS = (32, 64, 96)
-BLOCKS = (1, 2, 1)
+BLOCKS = (1, 1, 1)
 
 
 class SlimResNet(nn.Module):
     """Logits `(n, classes)` for float windows `(n, channels, rows, columns)`; each side at least 16 pixels."""
 
     def __init__(
-        self, classes: int = 2, channels: int = 3, widths: tuple[int, ...] = WIDTHS, dropout: float = 0.2
+        self,
+        classes: int = 2,
+        channels: int = 3,
+        widths: tuple[int, ...] = WIDTHS,
+        blocks: tuple[int, ...] = BLOCKS,
+        dropout: float = 0.2,
     ):
         super().__init__()
         self.stem = nn.Sequential(
@@ -29,7 +34,7 @@ class SlimResNet(nn.Module):
         )
         stages: list[nn.Module] = []
         inward = widths[0]
-        for depth, (width, count) in enumerate(zip(widths, BLOCKS, strict=True)):
+        for depth, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             for index in range(count):
                 stride = 2 if index == 0 and depth > 0 else 1
                 stages.append(Block(inward, width, stride, split=depth == 0))
@@ -76,11 +81,11 @@ class SplitNorm(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.half = channels // 2
-        self.instance = nn.InstanceNorm2d(self.half, affine=True)
-        self.batch = nn.BatchNorm2d(channels - self.half)
+        self.split = channels // 2
+        self.instance = nn.InstanceNorm2d(self.split, affine=True)
+        self.batch = nn.BatchNorm2d(channels - self.split)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps of the same shape."""
-        first, second = maps[:, : self.half], maps[:, self.half :]
+        first, second = maps[:, : self.split], maps[:, self.split :]
         return torch.cat([self.instance(first), self.batch(second)], dim=1)

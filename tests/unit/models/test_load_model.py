@@ -113,7 +113,7 @@ def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
 
 
 def test_close_names_are_suggested() -> None:
-    with pytest.raises(UnknownNameError, match="close to it:.*resnet50"):
+    with pytest.raises(UnknownNameError, match=r"close to it:.*resnet50"):
         load_model("resnett50")
 
 
