@@ -12,7 +12,6 @@ from medvision.report import format as text
 from medvision.report.model import (
     Check,
     Fact,
-    FactGroup,
     Gauge,
     Grid,
     Mark,
@@ -22,7 +21,8 @@ from medvision.report.model import (
     Tone,
     Verdict,
 )
-from medvision.report.pictures import bar_for, colour_stops, load_outlines, load_picture
+from medvision.report.pictures import bar_for, colour_stops, load_colours, load_outlines, load_picture
+from medvision.report.provenance import provenance
 from medvision.store.records import Region, RunRecord, SlideResult
 
 RESULT = "result.json"
@@ -46,6 +46,8 @@ def build_report(folder: Path) -> Report:
     result = read_record(folder / RESULT, SlideResult)
     run = read_record(folder / RUN, RunRecord)
     regions = result.regions if result.verdict == "done" else ()
+    overview = _overview(result, folder)
+    heatmap = overview.heatmap if overview else None
     cards = tuple(_card(region, result, folder) for region in regions if region.crop)
     return Report(
         title=f"{text.visible(result.slide.name)} – slide report",
@@ -53,8 +55,8 @@ def build_report(folder: Path) -> Report:
         subtitle=_subtitle(result, run),
         verdict=_verdict(result),
         threshold_text=text.probability(result.threshold),
-        overview=_overview(result, folder),
-        colours=colour_stops(),
+        overview=overview,
+        colours=colour_stops(load_colours(folder, result.images.get("colours"), heatmap)),
         cards=cards,
         cards_note=_cards_note(result, len(cards)),
         measures=_measures(result),
@@ -62,9 +64,9 @@ def build_report(folder: Path) -> Report:
         region_table=_region_table(result),
         checks=_checks(result),
         warnings=tuple(text.visible(warning) for warning in run.warnings),
-        provenance=_provenance(result, run),
+        provenance=provenance(result, run),
         limits=tuple(text.visible(limit) for limit in result.limits),
-        footer=text.visible(f"{result.slide.name} · run {run.run_id}"),
+        footer=(text.visible(result.slide.name), text.visible(f"run {run.run_id}")),
     )
 
 
@@ -206,10 +208,9 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
 
 
 def _mark(region: Region, result: SlideResult) -> Mark:
-    """The number stands at the upper right corner of the region's box, so that it does not cover the heat."""
-    rows, columns = result.slide.shape
-    top, _, _, right = region.bbox
-    return Mark(region.id, round(right / columns, 5), round(top / rows, 5), region.crop is not None)
+    """The number marks the highest probability, where the region's picture is centred."""
+    y, x = (place / size for place, size in zip(region.peak, result.slide.shape, strict=True))
+    return Mark(region.id, round(x, 5), round(y, 5), region.crop is not None)
 
 
 # --- 4. and 5. regions and measurements ----------------------------------------------------------------------------
@@ -279,18 +280,10 @@ def _measures_note(result: SlideResult) -> str:
             "Lengths and areas are refused: the file states no pixel spacing and none was supplied. "
             "Positions are given in level-0 pixels."
         )
-    said = _spacing(spacing)
+    said = text.spacing(spacing)
     if result.slide.spacing_origin == "supplied":
         return f"Pixel spacing {said}, supplied by the user, not read from the file. All lengths and areas rest on it."
     return f"Pixel spacing {said}, read from the file."
-
-
-def _spacing(spacing: tuple[float, float]) -> str:
-    """`0.499 µm/px`, or rows × columns where the two differ."""
-    distinct = {f"{value:.4g}" for value in spacing}
-    if len(distinct) == 1:
-        return f"{spacing[0]:.4g} µm/px"
-    return f"{spacing[0]:.4g} × {spacing[1]:.4g} µm/px (rows × columns)"
 
 
 def _region_table(result: SlideResult) -> Grid | None:
@@ -343,77 +336,3 @@ def _checks(result: SlideResult) -> tuple[Check, ...]:
             )
         )
     return tuple(checks)
-
-
-# --- 7. provenance -------------------------------------------------------------------------------------------------
-
-
-def _provenance(result: SlideResult, run: RunRecord) -> tuple[FactGroup, ...]:
-    groups = (
-        FactGroup("Slide", _slide_facts(result)),
-        FactGroup("Model", _model_facts(result)),
-        FactGroup("Run", _run_facts(result, run)),
-        FactGroup(
-            "Settings", tuple(Fact(name, _setting(value)) for name, value in sorted(result.config.items()))
-        ),
-        FactGroup("Software", tuple(Fact(name, value) for name, value in sorted(result.software.items()))),
-    )
-    return tuple(
-        FactGroup(group.title, tuple(_shown(fact) for fact in group.facts)) for group in groups if group.facts
-    )
-
-
-def _shown(fact: Fact) -> Fact:
-    return Fact(text.visible(fact.label), text.visible(fact.value).strip() or text.MISSING, fact.code)
-
-
-def _setting(value: str | int | float | bool | None) -> str:
-    if value is None:
-        return "not set"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _slide_facts(result: SlideResult) -> tuple[Fact, ...]:
-    slide = result.slide
-    rows, columns = slide.shape
-    spacing = "not stated" if slide.spacing_um is None else _spacing(slide.spacing_um)
-    if slide.spacing_origin is not None:
-        spacing += " (supplied by the user)" if slide.spacing_origin == "supplied" else " (from the file)"
-    reader = f"{slide.reader} ({slide.reader_reason})" if slide.reader_reason else slide.reader
-    facts = [
-        Fact("Name", slide.name),
-        Fact("Content SHA-256", slide.digest, code=True),
-        Fact("Size", f"{columns} × {rows} px, {text.plural(slide.levels, 'level')}" if rows else ""),
-        Fact("Spacing", spacing),
-        Fact("Reader", reader),
-        Fact("Vendor", slide.vendor),
-    ]
-    return (*facts, *(Fact(name, value) for name, value in sorted(slide.metadata.items())))
-
-
-def _model_facts(result: SlideResult) -> tuple[Fact, ...]:
-    model = result.model
-    window = f"{model.window_px[1]} × {model.window_px[0]} px at {model.spacing_um:g} µm/px"
-    classes = ", ".join(model.classes)
-    return (
-        Fact("Name and version", f"{model.name} {model.version}"),
-        Fact("Weights SHA-256", model.digest, code=True),
-        Fact("Classes", f"{classes} (reported: {model.positive})"),
-        Fact("Window", window),
-        Fact("Calibration", model.calibration),
-        Fact("Card", model.card),
-    )
-
-
-def _run_facts(result: SlideResult, run: RunRecord) -> tuple[Fact, ...]:
-    speed = f", {run.tiles_per_second:.4g} windows/s" if run.tiles_per_second else ""
-    return (
-        Fact("Run", run.run_id),
-        Fact("Configuration SHA-256", result.config_digest, code=True),
-        Fact("Started (UTC)", run.started_utc),
-        Fact("Finished (UTC)", run.finished_utc),
-        Fact("Duration", f"{text.duration(run.seconds)}{speed}"),
-        Fact("Device", f"{run.device}, batch {run.batch_size}, {run.precision}"),
-    )

@@ -71,11 +71,11 @@ def plural(value: int, noun: str) -> str:
 
 
 def quantity(value: float, unit: str) -> str:
-    """A measure in four significant digits with its unit; a share is printed as it is stored, not as per cent."""
+    """A measure in four significant digits with its unit; a share or ratio is a bare number, as its limits are."""
     if not math.isfinite(value):
         return MISSING
     figure = f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return f"{figure} {unit}".strip()
+    return figure if unit in ("", "share", "ratio") else f"{figure} {unit}"
 
 
 def duration(seconds: float) -> str:
@@ -94,3 +94,11 @@ def sentence(words: str) -> str:
 def comparison(limit: str) -> str:
     """`>= 0.2` in printed signs: `≥ 0.2`."""
     return limit.replace(">=", "≥").replace("<=", "≤")
+
+
+def spacing(values: tuple[float, float]) -> str:
+    """`0.499 µm/px`, or rows × columns where the two differ."""
+    distinct = {f"{value:.4g}" for value in values}
+    if len(distinct) == 1:
+        return f"{values[0]:.4g} µm/px"
+    return f"{values[0]:.4g} × {values[1]:.4g} µm/px (rows × columns)"

@@ -125,6 +125,6 @@ class Report:
     warnings: tuple[str, ...]
     provenance: tuple[FactGroup, ...]
     limits: tuple[str, ...]
-    footer: str
+    footer: tuple[str, str]
     banner: str = BANNER
     sign_off: tuple[str, ...] = ("Name", "Date", "Signature")

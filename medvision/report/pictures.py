@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from medvision.core.errors import StoreError
@@ -23,6 +25,8 @@ HEAT_OPACITY = 0.6
 
 Ring = tuple[tuple[float, float], ...]
 """A closed line as (x, y) fractions of the slide's width and height."""
+
+ColourTable = npt.NDArray[np.uint8]
 
 _MEDIA = {"JPEG": ("image/jpeg", "jpg"), "PNG": ("image/png", "png")}
 
@@ -128,12 +132,43 @@ def bar_for(width_um: float, share: float) -> ScaleBar:
     return ScaleBar(length_um / width_um, label)
 
 
-def colour_stops(steps: int = 32) -> tuple[ColourStop, ...]:
-    """The colours of the probabilities 0 to 1 over white, as every slide shows them."""
-    table = colour_table().astype(float)
+def load_colours(folder: Path, name: str | None, heatmap: Picture | None) -> ColourTable:
+    """The RGBA colours `(256, 4)` of the probabilities 0 to 1 with which a result's heatmap was coloured.
+
+    They are those of the picture called `name`, 256 pixels in a row, else the ones in use today.
+
+    Raises:
+        StoreError: if the heatmap has a colour that is not among them: a legend beside it would lie.
+    """
+    table = colour_table()
+    if name is not None:
+        strip = _rgba(load_picture(folder, name, "").data)
+        if strip.shape != (1, *table.shape):
+            raise StoreError(
+                f"{inside(folder, name)}: a colour scale is 256 × 1 pixels, not {strip.shape[1]} × {strip.shape[0]}"
+            )
+        table = strip[0]
+    if heatmap is not None:
+        pixels = _rgba(heatmap.data)
+        seen = pixels[pixels[..., 3] > 0]
+        if not np.isin(seen.view(np.uint32), np.ascontiguousarray(table).view(np.uint32)).all():
+            raise StoreError(
+                f"{folder}: the heatmap's colours are not those of its colour scale, so no legend can be given; "
+                "analyse the slide again"
+            )
+    return table
+
+
+def _rgba(data: bytes) -> ColourTable:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.ascontiguousarray(image.convert("RGBA"))
+
+
+def colour_stops(table: ColourTable, steps: int = 32) -> tuple[ColourStop, ...]:
+    """The colours of the probabilities 0 to 1 over white."""
     stops = []
     for index in range(steps + 1):
-        red, green, blue, alpha = table[round(index * 255 / steps)]
+        red, green, blue, alpha = (int(part) for part in table[round(index * 255 / steps)])
         over_white = [round(255 + (part - 255) * alpha / 255) for part in (red, green, blue)]
         stops.append(ColourStop(round(index / steps, 5), "#" + "".join(f"{part:02x}" for part in over_white)))
     return tuple(stops)

@@ -54,6 +54,7 @@ def test_words():
     assert text.share(3, 37_411) == "0.00802 %"
     assert text.share(0, 0) == "not available"
     assert text.quantity(0.25, "") == "0.25"
+    assert text.quantity(0.41023, "share") == "0.4102"
     assert text.quantity(61234.5, "px") == "61,234 px"
 
 

@@ -117,7 +117,7 @@ def test_outlines_lie_where_the_geojson_says(make_result, page_of):
 
 
 def test_colour_bar_is_the_colour_table_over_white():
-    stops = colour_stops()
+    stops = colour_stops(colour_table())
     assert stops[0].colour == "#ffffff", "a probability of 0 leaves the tissue as it is"
     assert stops[-1].colour == "#" + "".join(f"{part:02x}" for part in colour_table()[255, :3])
     assert [stop.at for stop in stops] == sorted({stop.at for stop in stops})

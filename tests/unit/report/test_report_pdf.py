@@ -66,7 +66,7 @@ def test_wide_and_tall_slides(make_result):
     for rows, columns in ((100, 600), (600, 100)):
         folder = make_result()
         for name, mode in (("thumbnail.jpg", "RGB"), ("heatmap.png", "RGBA")):
-            Image.new(mode, (columns, rows), "white").save(folder / name)
+            Image.new(mode, (columns, rows)).save(folder / name)
         assert 1 <= pages(render_pdf(build_report(folder))) <= 4
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from medvision.core.errors import StoreError, UsageError
+from medvision.ops.overlay import colour_table
 from medvision.report.build import build_report
 from medvision.report.render import render_reports, write_report
 from medvision.store.manifest import ResultSpec, seal, verify
@@ -137,4 +140,32 @@ def test_broken_outlines(make_result, content):
     folder = make_result()
     (folder / "regions.geojson").write_text(content)
     with pytest.raises(StoreError, match="not GeoJSON of polygons"):
+        build_report(folder)
+
+
+def test_a_heatmap_of_other_colours_is_refused_rather_than_explained_wrongly(make_result):
+    folder = make_result()
+    with Image.open(folder / "heatmap.png") as image:
+        pixels = np.array(image)
+    pixels[pixels[..., 3] > 0, :3] ^= 64
+    Image.fromarray(pixels).save(folder / "heatmap.png")
+    with pytest.raises(StoreError, match="colours are not those of its colour scale"):
+        build_report(folder)
+
+
+def test_a_result_brings_its_own_colour_scale(make_result):
+    folder = make_result()
+    with Image.open(folder / "heatmap.png") as image:
+        pixels = np.array(image)
+    pixels[pixels[..., 3] > 0, :3] ^= 64
+    Image.fromarray(pixels).save(folder / "heatmap.png")
+    table = colour_table().copy()
+    table[:, :3] ^= 64
+    Image.fromarray(table[None]).save(folder / "colours.png")
+    content = json.loads((folder / "result.json").read_text())
+    content["images"]["colours"] = "colours.png"
+    (folder / "result.json").write_text(json.dumps(content))
+    assert build_report(folder).colours[-1].colour == "#" + bytes(table[255, :3]).hex()
+    Image.fromarray(table[None, :9]).save(folder / "colours.png")
+    with pytest.raises(StoreError, match="256 × 1 pixels, not 9 × 1"):
         build_report(folder)

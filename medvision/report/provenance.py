@@ -1,0 +1,97 @@
+"""Where a result came from, in print: slide, model, run, settings, software."""
+
+from __future__ import annotations
+
+from medvision.report import format as text
+from medvision.report.model import Fact, FactGroup
+from medvision.store.records import RunRecord, SlideResult
+
+
+def provenance(result: SlideResult, run: RunRecord) -> tuple[FactGroup, ...]:
+    """Groups of facts from which the result can be traced and repeated. Metadata is what the reader allowed through."""
+    groups = (
+        FactGroup("Slide", _slide_facts(result)),
+        FactGroup("Model", _model_facts(result)),
+        FactGroup("Run", _run_facts(result, run)),
+        FactGroup("Settings", _settings(result)),
+        FactGroup("Software", _software(result)),
+    )
+    return tuple(
+        FactGroup(group.title, tuple(_shown(fact) for fact in group.facts)) for group in groups if group.facts
+    )
+
+
+def _shown(fact: Fact) -> Fact:
+    return Fact(text.visible(fact.label), text.visible(fact.value).strip() or text.MISSING, fact.code)
+
+
+def _settings(result: SlideResult) -> tuple[Fact, ...]:
+    """What was set, and in one line the names of what was left to the model or the file."""
+    given = sorted(result.config.items())
+    facts = tuple(Fact(_spaced(name), _setting(value)) for name, value in given if value is not None)
+    unset = ", ".join(_spaced(name) for name, value in given if value is None)
+    return (*facts, Fact("Not set", unset)) if unset else facts
+
+
+def _software(result: SlideResult) -> tuple[Fact, ...]:
+    """This package and Python by themselves, the libraries in one line."""
+    own = ("medvision", "python")
+    facts = tuple(Fact(name, result.software[name]) for name in own if name in result.software)
+    libraries = ", ".join(
+        f"{name} {version}" for name, version in sorted(result.software.items()) if name not in own
+    )
+    return (*facts, Fact("libraries", libraries)) if libraries else facts
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _setting(value: str | int | float | bool) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _slide_facts(result: SlideResult) -> tuple[Fact, ...]:
+    slide = result.slide
+    rows, columns = slide.shape
+    spacing = "not stated" if slide.spacing_um is None else text.spacing(slide.spacing_um)
+    if slide.spacing_origin is not None:
+        spacing += " (supplied by the user)" if slide.spacing_origin == "supplied" else " (from the file)"
+    reader = f"{slide.reader} ({slide.reader_reason})" if slide.reader_reason else slide.reader
+    facts = [
+        Fact("Name", slide.name),
+        Fact("Content SHA-256", slide.digest, code=True),
+        Fact("Size", f"{columns} × {rows} px, {text.plural(slide.levels, 'level')}" if rows else ""),
+        Fact("Spacing", spacing),
+        Fact("Reader", reader),
+        Fact("Vendor", slide.vendor),
+    ]
+    return (*facts, *(Fact(_spaced(name), value) for name, value in sorted(slide.metadata.items())))
+
+
+def _model_facts(result: SlideResult) -> tuple[Fact, ...]:
+    model = result.model
+    window = f"{model.window_px[1]} × {model.window_px[0]} px at {model.spacing_um:g} µm/px"
+    classes = ", ".join(model.classes)
+    return (
+        Fact("Name and version", f"{model.name} {model.version}"),
+        Fact("Weights SHA-256", model.digest, code=True),
+        Fact("Classes", f"{classes} (reported: {model.positive})"),
+        Fact("Window", window),
+        Fact("Calibration", model.calibration),
+        Fact("Card", model.card if "\n" not in model.card.strip() else "in result.json"),
+    )
+
+
+def _run_facts(result: SlideResult, run: RunRecord) -> tuple[Fact, ...]:
+    speed = f", {run.tiles_per_second:.4g} windows/s" if run.tiles_per_second else ""
+    return (
+        Fact("Run", run.run_id),
+        Fact("Configuration SHA-256", result.config_digest, code=True),
+        Fact("Started (UTC)", run.started_utc),
+        Fact("Finished (UTC)", run.finished_utc),
+        Fact("Duration", f"{text.duration(run.seconds)}{speed}"),
+        Fact("Device", f"{run.device}, batch {run.batch_size}, {run.precision}"),
+    )
