@@ -91,7 +91,9 @@ def _model_rate(model: PatchModel, config: AnalyzeConfig) -> float:
         model(batch)
         started = time.perf_counter()
         for _ in range(2):
-            model(batch).cpu()
+            model(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
     del net
     return 2 * config.batch_size / seconds

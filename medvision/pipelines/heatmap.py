@@ -18,7 +18,7 @@ from medvision.engine.plan import TilePlan, grid
 from medvision.engine.sinks import RasterSink
 from medvision.ops.tissue import Tissue, box_share, find_tissue
 from medvision.sources.base import Pixels, Source
-from medvision.sources.resample import extent_at, read_at
+from medvision.sources.resample import extent_at, overview, read_at
 from medvision.sources.spacing import require_spacing
 
 OVERVIEW_UM = 8.0
@@ -26,9 +26,6 @@ OVERVIEW_UM = 8.0
 
 OVERVIEW_LIMIT = 4096
 """Longest side of the overview in pixels, which bounds its memory whatever the slide."""
-
-_BLOCK = 512
-"""Side of the pieces in which the overview is read: the level behind it may be far larger than the overview itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,17 +48,8 @@ def read_overview(source: Source) -> Overview:
     # A small region deserves a finer look: at 8 µm it would be a postage stamp.
     fine = max(base.mean, min(OVERVIEW_UM, min(sides_um) / 512))
     spacing_um = max(fine, max(sides_um) / OVERVIEW_LIMIT)
-    rows, columns = extent_at(source, spacing_um)
-    image = np.full((rows, columns, source.channels), 255, np.uint8)
-    blocks = grid(source.id, (rows, columns), (_BLOCK, _BLOCK))
-    unread = 0
-    for index in range(len(blocks)):
-        core = blocks.core(index)
-        try:
-            image[core.slices()] = read_at(source, core, spacing_um)
-        except WindowUnreadableError:
-            unread += core.size
-    return Overview(image, spacing_um, unread / (rows * columns))
+    image, readable = overview(source, spacing_um)
+    return Overview(image, spacing_um, 1 - float(readable.mean()))
 
 
 def locate_tissue(overview: Overview) -> Tissue:
