@@ -52,7 +52,7 @@ def open_source(path: str | Path, spacing_um: float | tuple[float, float] | None
         if given is not None:
             source.spacing = given
         if reasons:
-            source.why = f"{source.why} ({'; '.join(reasons)})"
+            source.why = _nameless(f"{source.why} ({'; '.join(reasons)})", path)
         return source
     if reasons:
         raise UnreadableSourceError(f"{path}: damaged or unsupported ({'; '.join(reasons)})")
@@ -63,6 +63,11 @@ def _kind_of(path: Path) -> str:
     with path.open("rb") as stream:
         dicom = stream.read(132)[128:] == b"DICM"
     return "a DICOM file, but not a whole-slide image" if dicom else "not an image of a known kind"
+
+
+def _nameless(text: str, path: Path) -> str:
+    """A library's words without the file's name, which may name a patient: `why` goes into reports."""
+    return text.replace(str(path), "the file").replace(path.name, "the file")
 
 
 def _check_file(path: Path) -> None:

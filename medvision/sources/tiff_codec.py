@@ -6,6 +6,7 @@ truncated tile, is an error, because invented pixels must not reach a model.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -81,16 +82,12 @@ def decode_tile(form: SegmentFormat, segments: list[bytes], rows: int) -> Pixels
     Raises what the decoding library raises, or `ValueError` where the data is short or of an unexpected size.
     """
     shape = (rows, form.tile[1])
-    if form.compression == JPEG:
-        decoded = np.concatenate([_jpeg(form, data, shape) for data in segments], axis=-1)
-    elif form.compression in (JP2, APERIO_JP2_RGB):
-        decoded = np.concatenate([_jpeg2000(form, data, shape) for data in segments], axis=-1)
-    else:
-        decoded = np.concatenate([_plain(form, data, shape) for data in segments], axis=-1)
-    return to_rgb(form, decoded)
+    decode = _DECODERS.get(form.compression, _plain)
+    planes = [decode(form, data, shape) for data in segments]
+    return to_rgb(form, planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1))
 
 
-def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8 | np.uint16]:
     import simplejpeg
 
     colour = "RGB" if form.segment_samples == 3 else "GRAY"
@@ -105,7 +102,7 @@ def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArr
     return decoded
 
 
-def _jpeg2000(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _jpeg2000(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8 | np.uint16]:
     import imagecodecs
 
     claimed = jpeg2000_shape(data)
@@ -165,6 +162,13 @@ def _unpack(
     kind = "uint8" if form.bits < 8 else "uint16"
     values = imagecodecs.packints_decode(data, kind, form.bits, runlen=shape[1] * form.segment_samples)
     return np.asarray(values, kind).reshape(full)
+
+
+_DECODERS: dict[int, Callable[[SegmentFormat, bytes, tuple[int, int]], npt.NDArray[np.uint8 | np.uint16]]] = {
+    JPEG: _jpeg,
+    JP2: _jpeg2000,
+    APERIO_JP2_RGB: _jpeg2000,
+}
 
 
 def to_rgb(form: SegmentFormat, values: npt.NDArray[np.uint8 | np.uint16]) -> Pixels:

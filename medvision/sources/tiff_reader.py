@@ -32,7 +32,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 @READERS.register("tiff")
 def open_tiff(path: Path) -> TiffSource:
     """Open a TIFF whose encoding is understood for certain."""
-    with path.open("rb") as stream:
+    with declining(), path.open("rb") as stream:
         head = stream.read(132)
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or head[128:] == b"DICM":
         raise DeclinedError("not a TIFF file")  # a DICOM file may pose as a TIFF as well
@@ -127,13 +127,15 @@ class TiffSource:
             pixels.fill(self.fill)
         if not inside.size:
             return pixels
+        (top, left), (bottom, right) = inside.start, inside.stop
         rows, columns = page.form.tile
-        for i in range(inside.start[0] // rows, (inside.stop[0] - 1) // rows + 1):
-            for j in range(inside.start[1] // columns, (inside.stop[1] - 1) // columns + 1):
+        for i in range(top // rows, (bottom - 1) // rows + 1):
+            for j in range(left // columns, (right - 1) // columns + 1):
                 tile = self._tile_or_fault(level, i, j, box)
-                part = inside.intersect(Box.at((i * rows, j * columns), (tile.shape[0], tile.shape[1])))
-                to = part.shift((-box.start[0], -box.start[1]))
-                pixels[to.slices()] = tile[part.shift((-i * rows, -j * columns)).slices()]
+                y, x = i * rows, j * columns
+                y0, y1, x0, x1 = max(y, top), min(y + rows, bottom), max(x, left), min(x + columns, right)
+                target = pixels[y0 - box.start[0] : y1 - box.start[0], x0 - box.start[1] : x1 - box.start[1]]
+                target[:] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
         return pixels
 
     def _tile_or_fault(self, level: int, i: int, j: int, box: Box) -> Pixels:

@@ -156,9 +156,9 @@ def _page(page: Any) -> Page:
     built = Page(shape, form, tiled, offsets, sizes)
     wanted = built.grid[0] * built.grid[1] * (form.samples if form.planar else 1)
     if wanted > MAX_SEGMENTS or not len(offsets) == len(sizes) == wanted:
-        raise DeclinedError(
-            f"lists {len(offsets)} offsets and {len(sizes)} sizes for {wanted} tiles or strips",
-            recognised=True,
+        # No reader can know better: OpenSlide would open such a file and put tiles where they do not belong.
+        raise UnreadableSourceError(
+            f"lists {len(offsets)} offsets and {len(sizes)} sizes for {wanted} tiles or strips of a level"
         )
     return built
 

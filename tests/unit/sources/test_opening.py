@@ -18,6 +18,7 @@ from medvision.core.geometry import Box
 from medvision.sources import open_source
 from medvision.sources.base import READERS
 from medvision.sources.faults import MAX_FLAT_PIXELS, DeclinedError
+from medvision.sources.opening import _nameless
 
 
 def test_absent_folder_empty_and_loop(tmp_path):
@@ -183,3 +184,21 @@ def test_a_failed_open_leaves_no_descriptor(tmp_path, write_pyramid, picture):
         with pytest.raises(UnreadableSourceError):
             open_source(path)
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_why_tells_what_was_declined_but_not_the_files_name(write_pyramid, picture):
+    """A JPEG of another size than its tile is doubtful to the TIFF reader; OpenSlide is asked instead."""
+    path = write_pyramid([picture], name="doe_jane_1970.tif", compression="jpeg")
+    claim(path, {256: 880, 322: 80})  # as many tiles as before, each said to be wider
+    source = open_source(path)
+    assert source.reader == "openslide"
+    assert "tiff: tile" in source.why
+    assert "doe_jane" not in source.why
+    assert _nameless(f"Reading {path}: bad", path) == "Reading the file: bad"
+
+
+def test_a_wrong_number_of_tiles_is_damage(write_pyramid, picture):
+    path = write_pyramid([picture], compression="jpeg")
+    claim(path, {256: 720, 322: 80})
+    with pytest.raises(UnreadableSourceError, match="lists 88 offsets and 88 sizes for 72 tiles"):
+        open_source(path)
