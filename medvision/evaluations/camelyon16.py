@@ -123,7 +123,7 @@ def evaluate(
         slides.append(_slide_score(hits, known, given))
     curve = froc(cases, protocol, resamples=resamples, seed=seed)
     auc, roc, notes = _rank(slides, resamples, seed)
-    notes += [p.note for p in predicted.values() if p.note]
+    notes += _dropped(curve, slides) + [p.note for p in predicted.values() if p.note]
     notes += [f"{name}: left out as asked" for name in sorted(exclude)]
     if len(slides) < FEW_SLIDES:
         notes.append(f"{len(slides)} slides are too few for an interval to say much")
@@ -183,6 +183,16 @@ def _slide_score(hits: CaseHits, truth: SlideTruth, prediction: SlidePrediction)
         lesions=len(hits.lesions),
         found=int(np.count_nonzero(~np.isnan(hits.lesions))),
         isolated=hits.ignored,
+    )
+
+
+def _dropped(curve: Froc, slides: Sequence[SlideScore]) -> list[str]:
+    """Says how many lesions were found, yet not counted, because the official protocol drops the lowest threshold."""
+    lost = sum(slide.found for slide in slides) - round(float(curve.sensitivity.max()) * curve.lesions)
+    return (
+        [f"the official protocol drops the lowest threshold; lesions found but not counted: {lost}"]
+        if lost
+        else []
     )
 
 

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from medvision.core.errors import AnnotationError, UsageError
 from medvision.core.geometry import Box
-from medvision.sources.annotations import Polygon, camelyon_polygons, read_annotations
+from medvision.ops.rasterise import Polygon
+from medvision.sources.annotations import camelyon_polygons, read_annotations
 from medvision.sources.base import Source
 
 Mask = npt.NDArray[np.bool_]

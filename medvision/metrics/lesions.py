@@ -72,7 +72,7 @@ def label_lesions(
     grown = ndimage.distance_transform_edt(~mask[part]) < JOIN_UM / (spacing_um * 2)
     labels[part], _ = ndimage.label(ndimage.binary_fill_holes(grown), structure=np.ones((3, 3)))
     limit = ISOLATED_UM / spacing_um
-    properties = regionprops(labels)  # type: ignore[no-untyped-call]
+    properties = regionprops(labels)
     isolated = frozenset(int(r.label) for r in properties if r.axis_major_length < limit)
     return Lesions(labels, origin, downsample, isolated)
 

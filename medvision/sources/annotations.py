@@ -18,14 +18,10 @@ from typing import Any, Literal, get_args
 
 import defusedxml.ElementTree
 import numpy as np
-import numpy.typing as npt
 from defusedxml.common import DefusedXmlException
 
 from medvision.core.errors import AnnotationError
-
-Points = npt.NDArray[np.float64]
-Polygon = tuple[Points, tuple[Points, ...]]
-"""An outer ring and the rings of its holes."""
+from medvision.ops.rasterise import Points, Polygon
 
 Kind = Literal["polygon", "spline", "rectangle", "dot", "pointset", "line"]
 """What was drawn. A spline is kept as the points it runs through, and counts as the polygon of these."""
@@ -181,7 +177,8 @@ def read_geojson(path: Path) -> list[Annotation]:
         where = f"{path}: feature {number}"
         if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
             raise AnnotationError(f"{where} is not a Feature with a geometry")
-        properties = feature.get("properties") or {}
+        properties = feature.get("properties")
+        properties = properties if isinstance(properties, dict) else {}
         name = str(properties.get("name") or "")
         group, color = _classification(properties)
         measurements = _measurements(properties.get("measurements"), where)
@@ -212,7 +209,10 @@ def read_ncrf(path: Path) -> list[Annotation]:
         raise AnnotationError(f"{path}: has neither of the lists 'positive' and 'negative' of NCRF JSON")
     found = []
     for group in ("positive", "negative"):
-        for number, entry in enumerate(data.get(group, [])):
+        entries = data.get(group, [])
+        if not isinstance(entries, list):
+            raise AnnotationError(f"{path}: {group!r} is not a list of polygons")
+        for number, entry in enumerate(entries):
             where = f"{path}: {group} polygon {number}"
             if not isinstance(entry, dict):
                 raise AnnotationError(f"{where} is not an object with name and vertices")
@@ -251,7 +251,7 @@ def _from_xy(pairs: Any, where: str) -> Points:
     """(x, y) pairs of a file, a third value dropped, as (row, column)."""
     try:
         points = np.array([(pair[1], pair[0]) for pair in pairs], dtype=np.float64)
-    except (TypeError, ValueError, IndexError, KeyError) as error:
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
         raise AnnotationError(
             f"{where}: coordinates are not a list of numeric (x, y) pairs: {error}"
         ) from error
@@ -354,7 +354,7 @@ def _measurements(given: Any, where: str) -> dict[str, float]:
     try:
         pairs = given.items() if isinstance(given, dict) else [(m["name"], m["value"]) for m in given or []]
         return {str(name): float(value) for name, value in pairs}
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise AnnotationError(f"{where}: measurements are not names with numbers: {error}") from error
 
 
@@ -388,7 +388,7 @@ def _read_text(path: Path) -> str:
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(_read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise AnnotationError(f"{path}: not JSON that can be read: {error}") from error
 
 

@@ -107,6 +107,25 @@ def test_corrected_protocol_measures_with_the_spacing_of_the_slide(cohort):
         assert evaluate(given, truth, "corrected", spacing, resamples=0).froc.ignored == isolated
 
 
+def test_lesions_lost_to_the_lowest_threshold_are_told(cohort):
+    given, truth = cohort
+    for name in ("a", "b"):
+        (given / f"{name}.csv").write_text(
+            "0.9,6000,7000\n" if name == "b" else "0.8,3000,3000\n0.7,11000,12500\n"
+        )
+    write_asap(truth / "a.xml", [square(2000, 2000, 3000), square(10000, 10000, 3000)])
+    (given / "c.csv").write_text("")
+    official, corrected = (
+        evaluate(given, truth, p, spacing_um=0.25, resamples=0) for p in ("official", "corrected")
+    )
+    assert official.froc.score == pytest.approx(2 / 3)
+    assert (
+        "the official protocol drops the lowest threshold; lesions found but not counted: 1" in official.notes
+    )
+    assert corrected.froc.score == 1
+    assert not any("threshold" in note for note in corrected.notes)
+
+
 def test_results_of_analyze_give_the_same_figures(cohort, tmp_path):
     given, truth = cohort
     out = as_results(given, tmp_path / "run")

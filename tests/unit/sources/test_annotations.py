@@ -182,6 +182,9 @@ ASAP = '<ASAP_Annotations><Annotations><Annotation Name="n" Type="{}">{}</Annota
         ),
         ('{"positive": [{"name": "x"}]}', "positive polygon 0"),
         ('{"negative": ["x"]}', "negative polygon 0"),
+        ('{"negative": 1}', "'negative' is not a list"),
+        ('[{"geometry": {"type": "Point", "coordinates": [1, 1' + "0" * 400 + "]}}]", "numeric"),
+        ("[1" + "0" * 5000 + "]", "not JSON"),
     ],
 )
 def test_errors_name_file_and_element(tmp_path, text, message):
