@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -76,7 +77,7 @@ class TiffSource:
 
     def __post_init__(self) -> None:
         self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._closed = False
+        self._close = weakref.finalize(self, os.close, self._file)
         shapes = [page.shape[::-1] if self.orientation >= 5 else page.shape for page in self.pages]
         self.levels: tuple[Level, ...] = pyramid(shapes)
 
@@ -95,10 +96,8 @@ class TiffSource:
 
     def close(self) -> None:
         """Close the file and drop the tiles held."""
-        if not self._closed:
-            self._closed = True
-            os.close(self._file)
-            self.cache.clear()
+        self._close()
+        self.cache.clear()
 
     def probe(self) -> None:
         """Decode one tile near the middle of each level; decline the file where that fails."""
@@ -118,7 +117,7 @@ class TiffSource:
                 ) from error
 
     def _read_stored(self, box: Box, level: int) -> Pixels:
-        if self._closed:
+        if not self._close.alive:
             raise UnreadableSourceError(f"{self.path} is closed")
         page = self.pages[level]
         inside = box.intersect(Box((0, 0), page.shape))

@@ -330,3 +330,27 @@ def test_reads_what_the_projects_writer_writes(tmp_path, picture, subsampling):
     for index in range(len(source.levels)):
         shape = source.levels[index].shape
         np.testing.assert_array_equal(source.read(Box((0, 0), shape), index), openslide_pixels(path, index))
+
+
+def test_qptiff_levels_leave_the_thumbnail_out(tmp_path, picture):
+    path = tmp_path / "scan.qptiff"
+    root = "PerkinElmer-QPI-ImageDescription"
+    described = f"<?xml version='1.0'?><{root}><Objective>20x</Objective></{root}>"
+    settings = {
+        "photometric": "rgb",
+        "software": "PerkinElmer-QPI",
+        "description": described,
+        "metadata": None,
+    }
+    with tifffile.TiffWriter(path) as tiff:
+        per_cm = {"resolution": (20_000, 20_000), "resolutionunit": "CENTIMETER"}
+        tiff.write(picture, tile=(64, 64), **per_cm, **settings)
+        tiff.write(picture[::5, ::5], rowsperstrip=16, **settings)
+        for k in (2, 4):
+            tiff.write(picture[::k, ::k], tile=(64, 64), subfiletype=1, **settings)
+    source = open_source(path)
+    assert (source.reader, source.vendor) == ("tiff", "perkinelmer")
+    assert [level.shape for level in source.levels] == [(500, 700), (250, 350), (125, 175)]
+    assert source.metadata["objective_power"] == "20"
+    assert source.spacing is not None
+    assert source.spacing.values == pytest.approx((0.5, 0.5))
