@@ -85,7 +85,9 @@ def plan(recipe: SlideRecipe) -> Plan:
     nodes = _nodes(recipe, rng)
     shared = (float(rng.uniform(90, 330)), float(rng.beta(1.2, 2.0)), float(rng.uniform(0.45, 0.95)))
     sinus = float(rng.uniform(22, 48))
-    lesions = recipe.lesions if recipe.lesions is not None else _placed_lesions(recipe, nodes[0], recipe.rng(2))
+    lesions = (
+        recipe.lesions if recipe.lesions is not None else _placed_lesions(recipe, nodes[0], recipe.rng(2))
+    )
     return Plan(recipe.seed, nodes, lesions, *shared, sinus_um=sinus)
 
 
@@ -140,7 +142,7 @@ def fields(plan: Plan, y: Floats, x: Floats) -> Fields:
     if inside:
         d.update(_lymphoid(plan, node, y, x))
     else:
-        d.update({name: nowhere for name in ("lymph", "trabecula", "sinus", "mantle", "germinal", "medulla")})
+        d.update(dict.fromkeys(("lymph", "trabecula", "sinus", "mantle", "germinal", "medulla"), nowhere))
     lesion, which = lesion_distance(plan, y, x, node)
     d["lesion"] = lesion
     d.update(_tumour(plan, lesion, which, y, x))
@@ -269,7 +271,9 @@ def _placed_lesions(recipe: SlideRecipe, node: Node, rng: np.random.Generator) -
             )
         diameter = min(float(rng.uniform(2400, 5000)), 0.85 * room)
         aspect = min(0.8, 1.5 * min(node.radii) / diameter)
-        lesions = [_lesion_at(node, 0.15, diameter, aspect, 0.0 if node.radii[1] >= node.radii[0] else pi / 2, rng)]
+        lesions = [
+            _lesion_at(node, 0.15, diameter, aspect, 0.0 if node.radii[1] >= node.radii[0] else pi / 2, rng)
+        ]
         return (*lesions, *_some(node, rng, int(rng.integers(0, 3)), (220, 520), (0.6, 0.8)))
     if kind == "micro":
         largest = min(700.0, 0.35 * room)
@@ -330,7 +334,9 @@ def _tumour(
         lumen = smooth(key(plan.seed, 61), y, x, 62.0, 1)
         for k, spec in enumerate(plan.lesions):
             here = which == k
-            thick = {"sheet": 5.0, "nests": 14.0, "glands": 8.0}[spec.pattern] if spec.diameter_um > 250 else -5.0
+            thick = (
+                {"sheet": 5.0, "nests": 14.0, "glands": 8.0}[spec.pattern] if spec.diameter_um > 250 else -5.0
+            )
             strands = np.where(here, thick - 95 * ridge, strands)
             if spec.pattern == "glands":
                 gland = np.where(here, 26 * (lumen - 0.62), gland)

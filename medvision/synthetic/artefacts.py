@@ -154,7 +154,10 @@ def _pen(recipe: SlideRecipe, rng: np.random.Generator, ink: tuple[float, float,
         turn = start + sweep * k / 24
         far = away + wave * sin(3 * turn)
         path.append(
-            (node.centre[0] + far * node.radii[0] * sin(turn), node.centre[1] + far * node.radii[1] * cos(turn))
+            (
+                node.centre[0] + far * node.radii[0] * sin(turn),
+                node.centre[1] + far * node.radii[1] * cos(turn),
+            )
         )
     return Stroke(tuple(path), min(float(rng.uniform(110, 190)), 0.07 * min(recipe.extent_um)), ink)
 
@@ -164,7 +167,7 @@ def _fold(recipe: SlideRecipe, rng: np.random.Generator) -> Stroke:
     turn, bend = float(rng.uniform(0, pi)), float(rng.uniform(-0.2, 0.2))
     path = []
     for k in range(21):
-        along = (k / 20 - 0.5) * float(1.3)
+        along = (k / 20 - 0.5) * 1.3
         across = bend * (along * along - 0.1) + 0.02 * sin(9 * along)
         path.append(
             (
@@ -175,7 +178,9 @@ def _fold(recipe: SlideRecipe, rng: np.random.Generator) -> Stroke:
     return Stroke(tuple(path), float(rng.uniform(14, 34)), None)
 
 
-def _border(recipe: SlideRecipe, rng: np.random.Generator, value: int) -> tuple[int, float, float, float, float]:
+def _border(
+    recipe: SlideRecipe, rng: np.random.Generator, value: int
+) -> tuple[int, float, float, float, float]:
     height, width = recipe.extent_um
     cut = rng.uniform(0.015, 0.05, 4) * (rng.uniform(size=4) < 0.6)
     cut[int(rng.integers(4))] = 0.04

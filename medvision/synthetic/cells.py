@@ -35,7 +35,13 @@ def layers(plan: Plan) -> tuple[_Layer, ...]:
             13.0,
             0.8,
             {
-                "spindle": {r.COLLAGEN: 0.42, r.LOOSE: 0.30, r.TUMOUR_STROMA: 0.60, r.SINUS: 0.12, r.PARACORTEX: 0.05},
+                "spindle": {
+                    r.COLLAGEN: 0.42,
+                    r.LOOSE: 0.30,
+                    r.TUMOUR_STROMA: 0.60,
+                    r.SINUS: 0.12,
+                    r.PARACORTEX: 0.05,
+                },
                 "endothelium": {r.WALL: 0.85, r.PARACORTEX: 0.04, r.MEDULLA: 0.10, r.COLLAGEN: 0.06},
             },
         ),
@@ -87,7 +93,7 @@ def settle(
     extent_um: tuple[float, float],
     margin_px: int,
     spacing_um: float,
-    lookup: "Lookup",
+    lookup: Lookup,
 ) -> None:
     """Paste all cells that touch a window.
 
@@ -104,6 +110,8 @@ def settle(
         chosen = np.flatnonzero(kind >= 0)
         if not len(chosen):
             continue
+        # In an order of their own, so that overlapping cells do not look like tiles of a roof.
+        chosen = chosen[np.argsort(uniform(seed, 5, r[chosen], c[chosen]), kind="stable")]
         pick = uniform(seed, 4, r[chosen], c[chosen])
         top = (y[chosen] - corner_um[0]) / spacing_um + margin_px
         left = (x[chosen] - corner_um[1]) / spacing_um + margin_px
@@ -122,8 +130,16 @@ class Lookup:
 
     def at(self, y: Floats, x: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
         """Values of the lattice cell that holds each place."""
-        i = np.floor((y - self.corner_um[0]) / self.step_um).astype(np.int64).clip(0, self.region.shape[0] - 1)
-        j = np.floor((x - self.corner_um[1]) / self.step_um).astype(np.int64).clip(0, self.region.shape[1] - 1)
+        i = (
+            np.floor((y - self.corner_um[0]) / self.step_um)
+            .astype(np.int64)
+            .clip(0, self.region.shape[0] - 1)
+        )
+        j = (
+            np.floor((x - self.corner_um[1]) / self.step_um)
+            .astype(np.int64)
+            .clip(0, self.region.shape[1] - 1)
+        )
         return self.region[i, j], self.direction[i, j]
 
 
@@ -133,10 +149,12 @@ def _places(
     """Places of a layer's grid within `reach` of the window, row by row, with their grid cells."""
     pitch, high = layer.pitch_um, layer.pitch_um * 0.866
     rows = np.arange(
-        int(np.floor((corner[0] - reach) / high)) - 1, int(np.ceil((corner[0] + extent[0] + reach) / high)) + 1
+        int(np.floor((corner[0] - reach) / high)) - 1,
+        int(np.ceil((corner[0] + extent[0] + reach) / high)) + 1,
     )
     columns = np.arange(
-        int(np.floor((corner[1] - reach) / pitch)) - 1, int(np.ceil((corner[1] + extent[1] + reach) / pitch)) + 1
+        int(np.floor((corner[1] - reach) / pitch)) - 1,
+        int(np.ceil((corner[1] + extent[1] + reach) / pitch)) + 1,
     )
     r, c = (a.ravel() for a in np.meshgrid(rows, columns, indexing="ij"))
     y = (r + 0.5 + layer.jitter * (uniform(seed, 1, r, c) - 0.5)) * high
@@ -186,7 +204,11 @@ def _paste(
         dyes = 3 if name == "red" else 2  # only red cells hold haemoglobin
         target = planes[:dyes]
         # Four views of a stamp: the digits of `pick` below the ones that chose it.
-        flip = (pick[mine] * len(stamps) * 64).astype(np.int64) % 4 if name not in ("spindle", "endothelium") else None
+        flip = (
+            (pick[mine] * len(stamps) * 64).astype(np.int64) % 4
+            if name not in ("spindle", "endothelium")
+            else None
+        )
         views = flip.tolist() if flip is not None else [0] * len(index)
         for i, view, y, x in zip(index.tolist(), views, top[mine].tolist(), left[mine].tolist(), strict=True):
             stamp = stamps[i]

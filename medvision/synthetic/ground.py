@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ PERIOD = 1024
 """Pixels after which a texture repeats."""
 _LOOKUP = 4096
 
+AnyFloats = npt.NDArray[np.floating[Any]]
 Cut = tuple[slice, slice]
 
 
@@ -48,14 +49,20 @@ def textures(spacing_um: float) -> Textures:
     """Textures at a spacing, the same for all slides."""
     fine = periodic(0x7E1, PERIOD, 0.45 / spacing_um)
     coarse = periodic(0x7E2, PERIOD, 2.2 / spacing_um)
-    ridge = np.abs(periodic(0x7E3, PERIOD, 3.0 / spacing_um) + 0.25 * periodic(0x7E4, PERIOD, 1.0 / spacing_um))
+    ridge = np.abs(
+        periodic(0x7E3, PERIOD, 3.0 / spacing_um) + 0.25 * periodic(0x7E4, PERIOD, 1.0 / spacing_um)
+    )
     cracks = np.clip(1 - ridge / 0.34, 0, 1)
     rng = np.random.Generator(np.random.Philox(key=key(0x7E5)))
     white = rng.standard_normal((1, _LOOKUP)).astype(np.float32)
     wide = np.concatenate([white, white, white], axis=1)
     smooth = cv2.GaussianBlur(wide, (0, 0), 9.0, borderType=cv2.BORDER_REFLECT)[0, _LOOKUP : 2 * _LOOKUP]
     fibre = (smooth / smooth.std()).astype(np.float32)
-    return Textures(*(np.tile(t, (2, 2)) for t in (fine, coarse, cracks)), fibre=fibre)
+    return Textures(_doubled(fine), _doubled(coarse), _doubled(cracks), fibre)
+
+
+def _doubled(texture: AnyFloats) -> Image:
+    return np.tile(np.asarray(texture, dtype=np.float32), (2, 2))
 
 
 def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, relief: Relief) -> None:
@@ -93,7 +100,8 @@ def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, 
         if g:
             gaps = 1 - 0.8 * g.cracks * (g.coarse > 0.1)
             g.fill(
-                (0.18 + 0.04 * g.coarse + 0.04 * g.fine) * gaps, (0.44 + 0.08 * g.coarse + 0.11 * g.fine) * gaps
+                (0.18 + 0.04 * g.coarse + 0.04 * g.fine) * gaps,
+                (0.44 + 0.08 * g.coarse + 0.11 * g.fine) * gaps,
             )
     brush.collagen("strands", "strands", 5.0, 2.5, tone=0.50, contrast=0.26, step_um=2.2)
     with brush.over("gland", 2.5, 1.0) as g:
@@ -111,7 +119,7 @@ class _Coat:
     coarse: Image
     cracks: Image
 
-    def fill(self, h: Image | float, e: Image | float, strength: float = 1.0) -> None:
+    def fill(self, h: AnyFloats | float, e: AnyFloats | float, strength: float = 1.0) -> None:
         """Replace what lies below, as far as the structure covers it, by amounts of hematoxylin and eosin."""
         alpha = self.alpha * np.float32(strength) if strength != 1 else self.alpha
         for plane, value in zip(self.planes, (h, e), strict=False):
@@ -145,11 +153,23 @@ class _Brush:
         alpha += 0.5
         np.clip(alpha, 0, 1, out=alpha)
         yield _Coat(
-            self.planes[:, cut[0], cut[1]], alpha, self.texture(t.fine, cut), coarse, self.texture(t.cracks, cut)
+            self.planes[:, cut[0], cut[1]],
+            alpha,
+            self.texture(t.fine, cut),
+            coarse,
+            self.texture(t.cracks, cut),
         )
 
     def collagen(
-        self, name: str, phase: str, width_um: float, fray_um: float, *, tone: float, contrast: float, step_um: float
+        self,
+        name: str,
+        phase: str,
+        width_um: float,
+        fray_um: float,
+        *,
+        tone: float,
+        contrast: float,
+        step_um: float,
     ) -> None:
         """Fibres along the lines of equal distance of the structure `phase`, wavy, frayed, with slits between."""
         with self.over(name, width_um, fray_um) as coat:
@@ -165,7 +185,7 @@ class _Brush:
             fibre = 0.75 * lookup.take(bundles & (_LOOKUP - 1)) + 0.65 * lookup.take(fibrils & (_LOOKUP - 1))
             slits = np.minimum(np.maximum(2.1 + 1.4 * fibre + 0.5 * coat.coarse, 0.12), 1)
             eosin = (tone + contrast * fibre + 0.06 * coat.fine) * slits
-            coat.fill(np.float32(0.10 * tone / 0.6), eosin)
+            coat.fill(0.10 * tone / 0.6, eosin)
 
 
 def _fat(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, relief: Relief) -> None:
@@ -181,10 +201,14 @@ def _fat(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, r
     r0, c0 = start[0] // step - 1, start[1] // step - 1
     r1, c1 = (start[0] + rows) // step + 2, (start[1] + columns) // step + 2
     y, x = np.meshgrid(
-        (np.arange(r0, r1) + 0.5) * (step * spacing_um), (np.arange(c0, c1) + 0.5) * (step * spacing_um), indexing="ij"
+        (np.arange(r0, r1) + 0.5) * (step * spacing_um),
+        (np.arange(c0, c1) + 0.5) * (step * spacing_um),
+        indexing="ij",
     )
     gap = _wall_distance(key(plan.seed, 80), y, x, 68.0).astype(np.float32)
-    large = cv2.resize(gap, None, fx=step, fy=step, interpolation=cv2.INTER_LINEAR)
+    large = np.asarray(
+        cv2.resize(gap, None, fx=step, fy=step, interpolation=cv2.INTER_LINEAR), dtype=np.float32
+    )
     top, left = start[0] - r0 * step, start[1] - c0 * step
     gap = large[top : top + rows, left : left + columns]
     wall = np.clip(1.25 - gap / 1.1, 0, 1)

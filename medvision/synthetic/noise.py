@@ -55,7 +55,7 @@ def smooth(seed: int, y: Floats, x: Floats, scale: float, octaves: int = 2) -> F
         norm += weight * weight
         weight *= 0.5
         scale *= 0.5
-    return total.astype(np.float64) * (1.3 / norm**0.5)
+    return np.asarray(total * (1.3 / norm**0.5), dtype=np.float64)
 
 
 def _interpolated(v: Floats, u: Floats) -> Image:
@@ -91,7 +91,10 @@ class Grid:
         )
         self.rows, self.columns = (g.ravel() for g in np.meshgrid(rows, columns, indexing="ij"))
         self._width = len(columns)
-        i, j = np.floor(y / pitch).astype(np.int64) - rows[0], np.floor(x / pitch).astype(np.int64) - columns[0]
+        i, j = (
+            np.floor(y / pitch).astype(np.int64) - rows[0],
+            np.floor(x / pitch).astype(np.int64) - columns[0],
+        )
         self._middle = i * self._width + j
 
     def number(self, stream: int) -> Floats:
@@ -134,4 +137,4 @@ def periodic(seed: int, side: int, sigma: float) -> Image:
     gain = np.exp(-2 * (np.pi * sigma * frequency) ** 2)
     spectrum = np.fft.fft2(white) * gain[:, None] * gain[None, :]
     field = np.fft.ifft2(spectrum).real
-    return ((field - field.mean()) / field.std()).astype(np.float32)
+    return np.asarray((field - field.mean()) / field.std(), dtype=np.float32)

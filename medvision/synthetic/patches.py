@@ -14,7 +14,7 @@ from medvision.synthetic import anatomy
 from medvision.synthetic.anatomy import Region
 from medvision.synthetic.noise import key
 from medvision.synthetic.recipe import LesionSpec, Pattern, SlideRecipe
-from medvision.synthetic.render import Pixels, render_window
+from medvision.synthetic.render import CHUNK, Pixels, render_block, render_window
 
 Label = Literal["normal", "tumour"]
 
@@ -43,7 +43,9 @@ def synthetic_patches(
     labels = np.arange(n, dtype=np.int64) % 2
     images = np.empty((n, size_px, size_px, 3), np.uint8)
     for i in range(n):
-        images[i] = render_patch(key(seed, i) % 2**48, "tumour" if labels[i] else "normal", spacing_um, size_px)
+        images[i] = render_patch(
+            key(seed, i) % 2**48, "tumour" if labels[i] else "normal", spacing_um, size_px
+        )
     return images, labels
 
 
@@ -69,7 +71,8 @@ def render_patch(seed: int, label: Label, spacing_um: float = 0.25, size_px: int
     else:
         raise UsageError(f"no {label} place found for seed {seed}")
     start = (round(centre[0] / spacing_um) - size_px // 2, round(centre[1] / spacing_um) - size_px // 2)
-    patch = render_window(recipe, Box.at(start, (size_px, size_px)))
+    draw = render_window if size_px <= CHUNK else render_block
+    patch = draw(recipe, Box.at(start, (size_px, size_px)))
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     patch = np.rot90(patch, turns)
     return np.ascontiguousarray(patch[:, ::-1] if flip else patch)

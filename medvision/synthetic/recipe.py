@@ -12,13 +12,22 @@ from medvision.core.errors import UsageError
 from medvision.synthetic.noise import key
 
 Metastases = Literal["none", "itc", "micro", "macro"]
-"""The largest metastasis of a slide: isolated tumour cells (< 0.2 mm), micro- (0.2 to 2 mm), macrometastasis (> 2 mm)."""
+"""A slide's largest metastasis: isolated tumour cells (< 0.2 mm), micro- (0.2 to 2 mm), macrometastasis (> 2 mm)."""
 
 Pattern = Literal["sheet", "nests", "glands"]
 """How a metastasis grows: solid, in islands between strands of stroma, or around lumina."""
 
 Artefact = Literal[
-    "pen-black", "pen-blue", "pen-green", "pen-red", "fold", "defocus", "bubble", "dust", "border-black", "border-grey"
+    "pen-black",
+    "pen-blue",
+    "pen-green",
+    "pen-red",
+    "fold",
+    "defocus",
+    "bubble",
+    "dust",
+    "border-black",
+    "border-grey",
 ]
 ARTEFACTS: tuple[str, ...] = get_args(Artefact)
 
@@ -100,7 +109,9 @@ class SlideRecipe:
         if not (isfinite(self.spacing_um) and 0.1 <= self.spacing_um <= 4):
             raise UsageError(f"spacing {self.spacing_um} um is outside what is drawn, 0.1 to 4 um/px")
         if self.metastases not in get_args(Metastases):
-            raise UsageError(f"metastases {self.metastases!r} unknown; known: {', '.join(get_args(Metastases))}")
+            raise UsageError(
+                f"metastases {self.metastases!r} unknown; known: {', '.join(get_args(Metastases))}"
+            )
         if self.stain is not None and self.stain not in STAINS:
             raise UsageError(f"stain {self.stain!r} unknown; known: {', '.join(STAINS)}")
         if self.scanner is not None and self.scanner not in SCANNERS:
@@ -127,7 +138,9 @@ def demo_recipes(seed: int = 0) -> list[SlideRecipe]:
     )
     return [
         SlideRecipe(key(seed, 1) % 2**31, (8192, 8192), stain="plum", scanner="crisp"),
-        SlideRecipe(key(seed, 2) % 2**31, (8192, 9216), stain="violet", scanner="even", artefacts=("pen-green",)),
+        SlideRecipe(
+            key(seed, 2) % 2**31, (8192, 9216), stain="violet", scanner="even", artefacts=("pen-green",)
+        ),
         SlideRecipe(key(seed, 3) % 2**31, (8704, 11264), lesions=lesions, stain="mauve", scanner="even"),
         SlideRecipe(key(seed, 4) % 2**31, (8192, 9216), metastases="micro", stain="russet", scanner="soft"),
     ]

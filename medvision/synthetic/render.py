@@ -66,7 +66,10 @@ def look(recipe: SlideRecipe) -> tuple[Stain, Scanner]:
     """The stain (varied a little by the seed) and the scanner of a recipe."""
     rng = recipe.rng(3)
     stains, scanners = list(STAINS), list(SCANNERS)
-    stain_name, scanner_name = stains[int(rng.integers(len(stains)))], scanners[int(rng.integers(len(scanners)))]
+    stain_name, scanner_name = (
+        stains[int(rng.integers(len(stains)))],
+        scanners[int(rng.integers(len(scanners)))],
+    )
     base = STAINS[recipe.stain or stain_name]
     amount = recipe.strength * rng.normal(1.0, 0.07, 3).clip(0.8, 1.25)
 
@@ -102,17 +105,17 @@ def is_glass(recipe: SlideRecipe, box: Box) -> bool:
 
 def glass(recipe: SlideRecipe, box: Box) -> Pixels:
     """The empty slide: the white point and a noise that repeats, so that a writer can reuse encoded tiles."""
-    tile = _glass_tile(recipe)
+    tile: Pixels = _glass_tile(recipe)
     rows = np.arange(box.start[0], box.stop[0]) % _NOISE_SIDE
     columns = np.arange(box.start[1], box.stop[1]) % _NOISE_SIDE
-    return tile[np.ix_(rows, columns)]
+    return np.asarray(tile[np.ix_(rows, columns)], dtype=np.uint8)
 
 
 @lru_cache(maxsize=8)
 def _glass_tile(recipe: SlideRecipe) -> Pixels:
     stain, scanner = look(recipe)
     value = np.asarray(stain.white) + 0.4 * scanner.noise * _sensor_noise()[:_NOISE_SIDE, :_NOISE_SIDE]
-    return np.clip(np.rint(value), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(value), 0, 255), dtype=np.uint8)
 
 
 @lru_cache(maxsize=1)
@@ -137,7 +140,8 @@ class _Lattice:
         self.first = tuple(floor(a / self.step) - pad for a in box.start)
         last = tuple(ceil(b / self.step) + pad for b in box.stop)
         at = [
-            (np.arange(a, b) + 0.5) * (self.step * recipe.spacing_um) for a, b in zip(self.first, last, strict=True)
+            (np.arange(a, b) + 0.5) * (self.step * recipe.spacing_um)
+            for a, b in zip(self.first, last, strict=True)
         ]
         self.y, self.x = np.meshgrid(at[0], at[1], indexing="ij")
 
@@ -150,7 +154,10 @@ class _Lattice:
         a, b = r0 // k - 1, -(-r1 // k) + 1
         c, d = c0 // k - 1, -(-c1 // k) + 1
         part = values[a - self.first[0] : b - self.first[0], c - self.first[1] : d - self.first[1]]
-        large = cv2.resize(part.astype(np.float32), None, fx=k, fy=k, interpolation=cv2.INTER_LINEAR)
+        large = np.asarray(
+            cv2.resize(part.astype(np.float32), None, fx=k, fy=k, interpolation=cv2.INTER_LINEAR),
+            dtype=np.float32,
+        )
         return large[r0 - a * k : r1 - a * k, c0 - c * k : c1 - c * k]
 
     def cut(self, where: npt.NDArray[np.bool_]) -> ground.Cut | None:
@@ -223,7 +230,9 @@ def _direction(found: anatomy.Fields) -> Floats:
 def _light(planes: Image, stain: Stain) -> Image:
     """Beer-Lambert: transmitted light `(rows, columns, 3)` between 0 and 1."""
     vectors = np.array([stain.hematoxylin, stain.eosin, stain.red], dtype=np.float32)
-    density = cv2.transform(np.ascontiguousarray(np.moveaxis(planes, 0, -1)), np.ascontiguousarray(-vectors.T))
+    density = cv2.transform(
+        np.ascontiguousarray(np.moveaxis(planes, 0, -1)), np.ascontiguousarray(-vectors.T)
+    )
     return np.asarray(cv2.exp(density), dtype=np.float32)
 
 
@@ -232,8 +241,8 @@ def _optics(light: Image, scanner: Scanner, spacing_um: float) -> Image:
     blurred = _blur(light, sigma)
     if scanner.sharpen:
         softer = _blur(blurred, 1.6 * sigma)
-        blurred = cv2.addWeighted(blurred, 1 + scanner.sharpen, softer, -scanner.sharpen, 0)
-    return np.asarray(blurred, dtype=np.float32)
+        blurred = (1 + scanner.sharpen) * blurred - scanner.sharpen * softer
+    return blurred
 
 
 def _blur(light: Image, sigma: float) -> Image:

@@ -107,7 +107,10 @@ def _outlines(recipe: SlideRecipe, layout: anatomy.Plan, number: int) -> list[An
     lesion = layout.lesions[number]
     reach = anatomy.lesion_reach(lesion) + 2 * side
     first = [floor((c - reach) / side) for c in lesion.centre_um]
-    at = [(np.arange(a, ceil((c + reach) / side)) + 0.5) * side for a, c in zip(first, lesion.centre_um, strict=True)]
+    at = [
+        (np.arange(a, ceil((c + reach) / side)) + 0.5) * side
+        for a, c in zip(first, lesion.centre_um, strict=True)
+    ]
     y, x = np.meshgrid(at[0], at[1], indexing="ij")
     node, _ = anatomy.outline(layout, y, x)
     distance = anatomy.one_lesion(layout, number, y, x, node)

@@ -11,12 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, pi
+from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from medvision.synthetic.noise import Image, key
+
+AnyFloats = npt.NDArray[np.floating[Any]]
 
 VARIANTS = 6
 """How many libraries there are; a slide uses one, so that slides differ in the look of their cells."""
@@ -98,7 +101,7 @@ class _Pencil:
     def blob(
         self, y: Image, x: Image, radii: tuple[float, float], turn: float, rough: float, harmonics: int = 5
     ) -> Image:
-        """Signed distance (um, positive inside) of an irregular ellipse; `radii[1]` lies `turn` from +column to +row."""
+        """Signed distance (um) to an irregular ellipse; `radii[1]` lies along `turn`, from +column to +row."""
         cos, sin = np.cos(turn), np.sin(turn)
         v, u = (cos * y - sin * x) / radii[0], (sin * y + cos * x) / radii[1]
         angle = np.arctan2(v, u)
@@ -109,7 +112,7 @@ class _Pencil:
 
     def soft(self, distance: Image, width: float = 0.35) -> Image:
         """1 inside, 0 outside, a ramp of `width` um (a pixel at least) between."""
-        return np.clip(0.5 + distance / max(width, self.spacing), 0, 1)
+        return np.asarray(np.clip(0.5 + distance / max(width, self.spacing), 0, 1), dtype=np.float32)
 
     def grain(self, shape: tuple[int, ...], size_um: float) -> Image:
         """Smoothed noise of unit variance."""
@@ -125,10 +128,11 @@ class _Pencil:
         return self.soft((radius - q).astype(np.float32), 0.5)
 
 
-def _stamp(keep: npt.NDArray[np.floating], h: Image, e: Image, r: Image | None = None) -> Stamp:
+def _stamp(keep: AnyFloats, h: AnyFloats, e: AnyFloats, r: AnyFloats | None = None) -> Stamp:
     add = np.stack([h, e, np.zeros_like(h) if r is None else r])
     return Stamp(
-        np.ascontiguousarray(keep, dtype=np.float32), np.ascontiguousarray(np.maximum(add, 0), dtype=np.float32)
+        np.ascontiguousarray(keep, dtype=np.float32),
+        np.ascontiguousarray(np.maximum(add, 0), dtype=np.float32),
     )
 
 
