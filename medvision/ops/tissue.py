@@ -81,7 +81,7 @@ def find_tissue(image: Image, spacing_um: float, *, settings: TissueSettings | N
     chosen = settings or TissueSettings()
     view, view_um = _working_view(image, spacing_um, chosen)
     spread = _local_range(view)
-    glass = _glass_colour(view, spread, chosen)
+    glass = _glass_colour(view)
     balanced = _balance(view, glass)
     chroma, lightness = _chroma(balanced)
 
@@ -189,20 +189,26 @@ def _local_range(view: Image) -> npt.NDArray[np.uint8]:
     return np.asarray(spread, dtype=np.uint8)
 
 
-def _glass_colour(
-    view: Image, spread: npt.NDArray[np.uint8], settings: TissueSettings
-) -> npt.NDArray[np.float64]:
-    """Colour of empty glass: the median of the brightest nearly neutral pixels; white where there are too few.
+def _glass_colour(view: Image) -> npt.NDArray[np.float64]:
+    """Colour of empty glass: the median of the brightest pixels that may be glass; white where there are too few.
 
-    Flat areas count only where nothing else is bright, because a white or grey fill says nothing about the glass.
+    Pure white counts only where nothing else is bright: it is more often a fill than glass, and says nothing of its
+    tint. Glass is neutral, yellowish or bluish. Pixels that lack green look like pale tissue, and count as glass only
+    where they cover much of the view and nothing better does.
     """
     highest, lowest = _extremes(view)
     red, green, blue = cv2.split(view)
-    # tinted glass is yellowish or bluish; what lacks green is pale tissue
-    bright = (lowest >= 140) & (highest - lowest <= 32) & (cv2.subtract(cv2.min(red, blue), green) <= 8)
-    textured = bright & (spread > settings.flat_range)
-    chosen = textured if textured.mean() > 0.01 else bright
-    if chosen.mean() < 0.005:
+    bright = (lowest >= 140) & (highest - lowest <= 32)
+    if (bright & (lowest < 254)).mean() > 0.01:
+        bright &= lowest < 254
+    likely = bright & (cv2.subtract(cv2.min(red, blue), green) <= 8)
+    if likely.mean() > 0.02:
+        chosen = likely
+    elif bright.mean() > 0.2:
+        chosen = bright
+    elif likely.mean() > 0.005:
+        chosen = likely
+    else:
         return np.full(3, 255.0)
     level = np.percentile(lowest[chosen], 95)
     glass = chosen & (np.abs(lowest.astype(np.int16) - level) <= 8)
