@@ -53,6 +53,9 @@ SUFFIXES = frozenset(
 _ONE_WINDOW = 0.05
 """A field that differs from one window by less than this share is resized to it, rather than padded or tiled."""
 
+_FINEST_UM = 0.1
+"""Below this, a picture without spacing is more likely a large field than one window, and the result says so."""
+
 
 class Classified(Record):
     """One picture. `probabilities` are means over its windows, `maxima` the largest of any window."""
@@ -219,6 +222,8 @@ def _fit(source: Source, model: PatchModel) -> _Fitted:
     oblong = max(source.levels[0].shape) > (1 + _ONE_WINDOW) * side
     if origin is None:
         said = f"assumed: {square:.4g} µm/px, as if the picture showed one window"
+        if square < _FINEST_UM:
+            said += "; no microscope scans so finely: pass the true spacing"
     else:
         said = f"{origin.origin}: {origin.mean:.4g} µm/px"
     if origin is None or (whole and not oblong):

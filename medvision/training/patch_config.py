@@ -89,7 +89,9 @@ class TrainPatchConfig(_Strict):
     )
     seed: int = 0
     common_steps: int = Field(
-        0, ge=0, description="Steps on regions and rendered windows alone, once, from which every fold starts."
+        0,
+        ge=0,
+        description="Steps on regions and rendered windows alone, once, from which every fold starts.",
     )
     common_learning_rate: float = Field(3e-3, gt=0)
     steps: int = Field(400, ge=1, description="Steps on all that a fold may see, then on everything.")

@@ -101,6 +101,11 @@ def to_window(image: npt.NDArray[np.uint8], window_px: int) -> npt.NDArray[np.ui
     return np.asarray(cv2.resize(image, (window_px, window_px), interpolation=how), np.uint8)
 
 
+def as_float(images: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """Images as a float tensor `(n, 3, rows, columns)` in 0..1."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
 def batches(
     groups: Sequence[tuple[PatchSet, float]], size: int, seed: int
 ) -> Callable[[int], tuple[torch.Tensor, torch.Tensor, torch.Generator]]:

@@ -16,8 +16,9 @@ from medvision.metrics.ranking import roc_auc
 from medvision.models import load_model
 from medvision.training import patch as training
 from medvision.training.loop import Check
-from medvision.training.patch import fit_temperature, train_patch
+from medvision.training.patch import train_patch
 from medvision.training.patch_config import TrainPatchConfig, read_config
+from medvision.training.patch_score import fit_temperature
 from medvision.training.patches import PatchSet, batches, cut_region, read_folder
 
 SMOKE = Path(__file__).parents[3] / "configs" / "train-patch-smoke.yaml"
@@ -72,12 +73,14 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         synthetic={"count": 8, "held_out": 12, "share": 0.3},
         colour_targets=["region.png"],
         fold_seeds=[0, 1],
-        steps=25,
+        common_steps=10,
+        steps=15,
     )
     seen: list[tuple[str, Check]] = []
     report = train_patch(config, out, render, lambda name, check: seen.append((name, check)))
     assert report.weights == out / "model.safetensors"
     assert {name for name, _ in seen} == {
+        "common",
         "final",
         *(f"fold slide_{k} seed {seed}" for k in range(3) for seed in (0, 1)),
     }
@@ -98,6 +101,7 @@ def test_the_trained_file_loads_by_itself_and_separates(trained: Path, data: Pat
 def test_report_card_and_predictions_agree(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     figures = report["figures"]
+    assert report["temperature"] > 0
     assert set(figures) == {"auc", "auc_seed_0", "auc_seed_1", "auc_recoloured_region", "synthetic_auc"}
     low, high = figures["auc"]["interval"]
     assert 0 <= low <= figures["auc"]["value"] <= high <= 1
@@ -178,6 +182,7 @@ def test_progress_of_another_configuration_is_refused(data: Path, tmp_path: Path
         ({"folds": [["slide_0"], ["slide_0", "slide_1"]]}, "more than one fold"),
         ({"folds": [["slide_0", "slide_1", "slide_2"]]}, "a class is absent from training"),
         ({"synthetic": {"count": 4}}, "no renderer"),
+        ({"common_steps": 4}, "learn from synthetic windows"),
     ],
 )
 def test_wrong_data_is_said_clearly(
