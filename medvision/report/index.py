@@ -71,7 +71,8 @@ def render_index(
     outcomes, they and the evaluation are those of the stored `index.json`, else one outcome per slide folder found.
 
     Raises:
-        StoreError: if a stored record cannot be read, or the page not be written.
+        StoreError: if `index.json` cannot be read, an outcome's name leads out of the run, or the page cannot be written.
+            A slide whose own result cannot be read is listed with that as its failure.
     """
     index = _index(folder, outcomes, evaluation)
     froc = index.evaluation.froc if index.evaluation else ()
@@ -135,9 +136,14 @@ def _found(folder: Path) -> list[SlideOutcome]:
     for path in sorted(folder.glob(f"*/{RESULT}")):
         if path.parent.name.startswith("."):
             continue
-        result = read_record(path, SlideResult)
         name = path.parent.name
-        found.append(SlideOutcome(slide=name, name=name, status=result.verdict, reason=result.reason))
+        try:
+            result = read_record(path, SlideResult)
+        except StoreError as error:
+            reason = str(error).replace(f"{folder}/", "")
+            found.append(SlideOutcome(slide=name, name=name, status="failed", reason=reason))
+        else:
+            found.append(SlideOutcome(slide=name, name=name, status=result.verdict, reason=result.reason))
     return found
 
 
@@ -145,10 +151,20 @@ def _row(folder: Path, outcome: SlideOutcome) -> Row:
     slide = folder / outcome.name
     if slide.parent != folder or outcome.name in ("", ".", ".."):
         raise StoreError(f"{folder / INDEX_JSON}: {outcome.name!r} is not the name of a slide's folder")
-    result = read_record(slide / RESULT, SlideResult) if (slide / RESULT).is_file() else None
-    if outcome.status == "failed" or result is None:
+    result = None
+    try:
+        if (slide / RESULT).is_file():
+            result = read_record(slide / RESULT, SlideResult)
         # Of a failed slide an earlier run may have left a result: its figures must not stand beside the failure.
-        return _failed_row(outcome, slide, result)
+        if outcome.status != "failed" and result is not None:
+            return _result_row(outcome, slide, result)
+    except StoreError as error:
+        if outcome.status != "failed":
+            outcome = outcome.model_copy(update={"reason": str(error).replace(f"{folder}/", "")})
+    return _failed_row(outcome, slide, result)
+
+
+def _result_row(outcome: SlideOutcome, slide: Path, result: SlideResult) -> Row:
     label = result.label or result.verdict
     verdict = label if result.verdict == "done" else result.verdict
     physical = result.slide.spacing_um is not None
@@ -181,7 +197,7 @@ def _failed_row(outcome: SlideOutcome, slide: Path, result: SlideResult | None) 
     return Row(
         name=text.visible(outcome.name),
         tone="failed",
-        verdict="Failed" if failed else "Result missing",
+        verdict="Failed" if failed else "Result missing" if result is None else "Result broken",
         reason=text.visible(outcome.reason)
         or ("No reason was recorded." if failed else f"{RESULT} is not there."),
         note="",

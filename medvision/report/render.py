@@ -37,7 +37,8 @@ def render_reports(folder: Path) -> list[Path]:
 
     Raises:
         UsageError: if `folder` is neither.
-        StoreError: if a result is incomplete, altered, or of another schema version.
+        StoreError: if a result is incomplete, altered, or of another schema version; in a run, after all other slides
+            and the index page were rendered.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -51,8 +52,19 @@ def render_reports(folder: Path) -> list[Path]:
         raise UsageError(
             f"{folder}: holds neither {RESULT} nor folders with one; `medvision analyze --out` makes them"
         )
-    written = [path for slide in slides for path in _render_again(slide)]
-    return [*written, render_index(folder)]
+    written: list[Path] = []
+    problems: list[str] = []
+    for slide in slides:
+        try:
+            written += _render_again(slide)
+        except StoreError as error:
+            problems.append(str(error))
+    written.append(render_index(folder))
+    if problems:
+        raise StoreError(
+            f"{len(problems)} of {len(slides)} slides could not be rendered, the others were: {'; '.join(problems)}"
+        )
+    return written
 
 
 def _render_again(folder: Path) -> list[Path]:

@@ -57,6 +57,22 @@ def test_a_run_folder(make_result, tmp_path):
     assert names == ["a/report.html", "a/report.pdf", "b/report.html", "b/report.pdf", "index.html"]
 
 
+def test_one_broken_slide_does_not_stop_the_others(make_result, tmp_path):
+    run = tmp_path / "run"
+    for name in ("a", "b", "c", "d"):
+        make_result(name, folder=run / name)
+    (run / "b" / "heatmap.png").write_bytes(b"x")
+    (run / "c" / "result.json").write_text("{}")
+    with pytest.raises(StoreError, match=r"2 of 4 slides could not be rendered.*heatmap\.png.*result\.json"):
+        render_reports(run)
+    assert (run / "a" / "report.pdf").is_file()
+    assert (run / "d" / "report.pdf").is_file()
+    page = (run / "index.html").read_text()
+    assert "2 of 4 failed" in page
+    assert "not a whole JPEG or PNG image" in page
+    assert str(run) not in page
+
+
 def test_neither_slide_nor_run(tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         render_reports(tmp_path / "absent")
