@@ -71,7 +71,7 @@ def render_index(
     outcomes, they and the evaluation are those of the stored `index.json`, else one outcome per slide folder found.
 
     Raises:
-        StoreError: if `index.json` cannot be read, an outcome's name leads out of the run, or the page cannot be written.
+        StoreError: if `index.json` cannot be read, an outcome leads out of the run, or the page cannot be written.
             A slide whose own result cannot be read is listed with that as its failure.
     """
     index = _index(folder, outcomes, evaluation)
