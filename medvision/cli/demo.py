@@ -48,7 +48,8 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
     if failed:
         print_made("reports", finish_run(out / "results", outcomes))
         return 1
-    scores = evaluate(out / "results", out / "slides")
+    # The official protocol drops the lowest threshold, which on four slides is most of the curve.
+    scores = evaluate(out / "results", out / "slides", "corrected")
     write_evaluation(scores, out / "evaluation")
     console.print(terminal_table(scores))
     truth = "synthetic slides with known truth"

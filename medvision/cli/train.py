@@ -27,10 +27,17 @@ def patch(*, config: Path, out: Path) -> int:
     out
         Folder for weights, card, checkpoints and logs; an interrupted training continues there.
     """
-    from medvision.training.patch import load_config, train_patch
+    from medvision.synthetic import synthetic_patches
+    from medvision.training.loop import Check
+    from medvision.training.patch import train_patch
+    from medvision.training.patch_config import read_config
 
-    report = train_patch(load_config(config), out)
-    console.print(report.summary())
+    def show(run: str, check: Check) -> None:
+        score = "" if check.score is None else f"  score {check.score:.4f}"
+        console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
+
+    report = train_patch(read_config(config), out, synthetic_patches, show)
+    console.print(report.summary(), markup=False)
     print_made("weights", report.weights)
     print_made("card", report.card)
     return 0

@@ -10,10 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError, is_transient
+from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
 from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
-from medvision.engine.device import resolve_precision
+from medvision.engine.device import resolve_device, resolve_precision
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
 from medvision.ops.tissue import Tissue
@@ -24,6 +24,8 @@ from medvision.pipelines.heatmap import (
     locate_tissue,
     plan_heatmap,
     read_overview,
+    spacing_of,
+    stride_px,
 )
 from medvision.pipelines.slide_result import (
     SlideFindings,
@@ -74,11 +76,23 @@ def configured_model(config: AnalyzeConfig) -> PatchModel:
     """The model that `config` names.
 
     Raises:
-        UnknownNameError, WeightsError, UsageError: if it cannot be had; the message says what to pass.
+        UnknownNameError, WeightsError: if it cannot be had; the message says what to pass.
     """
     return model_for(
         config.model, config.weights, config.classes, config.spacing, config.window, config.positive
     )
+
+
+def check_config(config: AnalyzeConfig) -> PatchModel:
+    """The model of `config`, after making sure that model, stride, device and precision fit each other.
+
+    Raises:
+        MedvisionError: with what to pass instead.
+    """
+    model = configured_model(config)
+    stride_px(model, config.stride)
+    resolve_precision(config.precision, model, resolve_device(config.device))
+    return model
 
 
 def analyze_slides(
@@ -95,7 +109,7 @@ def analyze_slides(
     Raises:
         MedvisionError: before the first slide, if the model or the device cannot be had.
     """
-    configured_model(config)
+    check_config(config)
     for slide, name in zip(slides, safe_names(slides), strict=True):
         yield analyze_slide(slide, out, config, name, on_plan, on_windows)
 
@@ -116,11 +130,10 @@ def analyze_slide(
     A result of the same slide content, weights, configuration and code that verifies is kept ("unchanged"). What goes
     wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
     """
-    model = configured_model(config)
+    model = check_config(config)
     engine = PatchEngine(
         EngineSettings(config.device, config.batch_size, config.readers, config.precision), on_windows
     )
-    resolve_precision(config.precision, model, engine.device)
     started, began = time.perf_counter(), utc_now()
     name = safe_name(slide) if name is None else name
     try:
@@ -318,8 +331,6 @@ def _slide_info(source: Source, slide: Path) -> SlideInfo:
 
 
 def _model_info(model: PatchModel) -> ModelInfo:
-    if model.spacing is None:
-        raise UsageError(f"model {model.name!r} states no spacing; pass --spacing")
     return ModelInfo(
         name=model.name,
         version=model.version,
@@ -327,7 +338,7 @@ def _model_info(model: PatchModel) -> ModelInfo:
         classes=model.classes,
         positive=model.positive or model.classes[-1],
         window_px=(model.window[0], model.window[1]),
-        spacing_um=model.spacing.mean,
+        spacing_um=spacing_of(model),
         calibration=model.calibration,
         card=model.card,
     )

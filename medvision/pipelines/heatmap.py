@@ -62,31 +62,47 @@ def plan_heatmap(
     model: PatchModel,
     tissue: Tissue,
     overview: Overview,
-    stride_px: int | None = None,
+    stride: int | None = None,
     minimum_tissue: float = 0.1,
 ) -> TilePlan:
-    """Windows of the model's size at its spacing, one cell per `stride_px`, where cells hold tissue.
+    """Windows of the model's size at its spacing, one cell per `stride` pixels (see `stride_px`), where tissue lies.
 
-    A cell is kept when at least `minimum_tissue` of it is tissue. `stride_px` is in pixels at the model's spacing and
-    defaults to half the window.
+    A cell is kept when at least `minimum_tissue` of it is tissue.
+
+    Raises:
+        UsageError: for a stride that does not fit the model, or a model that states no spacing.
+    """
+    step = stride_px(model, stride)
+    spacing_um = spacing_of(model)
+    extent = extent_at(source, spacing_um)
+    supplied = source.spacing.origin if source.spacing is not None else "file"
+    spacing = Spacing((spacing_um, spacing_um), "um", supplied)
+    plan = grid(source.id, extent, model.window, (step, step), spacing)
+    share = box_share(tissue.mask, overview.spacing_um, plan.cores, spacing_um)
+    return plan.keep(share >= minimum_tissue)
+
+
+def stride_px(model: PatchModel, stride: int | None) -> int:
+    """Pixels at the model's spacing from one cell to the next: `stride`, or half the window where it is None.
 
     Raises:
         UsageError: for a stride that is not positive or larger than the window.
     """
+    step = model.window[0] // 2 if stride is None else stride
+    if not 1 <= step <= min(model.window):
+        raise UsageError(f"stride {step} must lie between 1 and the model's window, {min(model.window)} px")
+    return step
+
+
+def spacing_of(model: PatchModel) -> float:
+    """µm/px at which the model looks.
+
+    Raises:
+        UsageError: where its contract does not say.
+    """
     if model.spacing is None:
-        raise UsageError(
-            f"model {model.name!r} states no spacing; pass --spacing, the µm/px its windows are read at"
-        )
-    stride = model.window[0] // 2 if stride_px is None else stride_px
-    if not 1 <= stride <= min(model.window):
-        raise UsageError(f"stride {stride} must lie between 1 and the model's window, {min(model.window)} px")
-    spacing_um = model.spacing.mean
-    extent = extent_at(source, spacing_um)
-    supplied = source.spacing.origin if source.spacing is not None else "file"
-    spacing = Spacing((spacing_um, spacing_um), "um", supplied)
-    plan = grid(source.id, extent, model.window, (stride, stride), spacing)
-    share = box_share(tissue.mask, overview.spacing_um, plan.cores, spacing_um)
-    return plan.keep(share >= minimum_tissue)
+        raise UsageError(f"model {model.name!r} states no spacing; pass --spacing, the µm/px it looks at")
+    return model.spacing.mean
 
 
 def compute_heatmap(

@@ -21,7 +21,7 @@ OF_RUN = {"run.json", "report.html", "report.pdf", "manifest-run.json"}
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slides")
-    return write_synthetic_slide(SlideRecipe(seed=5, shape_px=(3000, 3200), metastases="micro"), folder).slide
+    return write_synthetic_slide(SlideRecipe(seed=5, shape_px=(2400, 2600), metastases="micro"), folder).slide
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_every_promised_file_is_there(analysed: Path, result_folder: Path) -> No
     promised = {"result.json", "run.json", "report.html", "report.pdf", "heatmap.ome.tiff", "regions.geojson"}
     assert promised | {"detections.csv", "thumbnail.jpg", "heatmap.png", "tissue.png"} <= names
     assert (analysed / "index.html").is_file()
-    assert (analysed / "outcomes.json").is_file()
+    assert (analysed / "index.json").is_file()
 
 
 def test_the_record_agrees_with_the_raster(result_folder: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_bad_slide_is_named_and_does_not_stop_the_others(
     printed = capsys.readouterr().out
     assert "failed" in printed
     assert "bad.svs" in printed
-    outcomes = json.loads((tmp_path / "out" / "outcomes.json").read_text())
+    outcomes = json.loads((tmp_path / "out" / "index.json").read_text())["outcomes"]
     assert {row["status"] for row in outcomes} == {"done", "failed"}
     assert "bad.svs" in (tmp_path / "out" / "index.html").read_text()
 
@@ -180,7 +180,7 @@ def test_an_empty_slide_has_no_tissue_and_is_done(tmp_path: Path) -> None:
 def killed(slide: Path, tmp_path: Path) -> Path:
     """An output folder whose run was killed in the middle of the slide."""
     program = (
-        "import os, medvision.engine.engine as e\n"
+        "import os, medvision.engine.engine as e, medvision.engine.checkpoint as c\n"
         "from medvision.cli import run\n"
         "real, seen = e.PatchEngine._collect, []\n"
         "def collect(self, batch, finished):\n"
@@ -188,7 +188,8 @@ def killed(slide: Path, tmp_path: Path) -> Path:
         "    seen.append(1)\n"
         "    if len(seen) == 6: os._exit(9)\n"
         "e.PatchEngine._collect = collect\n"
-        "e.EngineSettings.checkpoint_seconds = 0.0\n"
+        "save = c.Checkpoint.save\n"
+        "c.Checkpoint.save = lambda self, sink, done, unread, now=False: save(self, sink, done, unread, True)\n"
         f"run(['analyze', {str(slide)!r}, '--out', {str(tmp_path)!r}, '--batch-size', '8'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
@@ -201,7 +202,7 @@ def test_a_killed_run_leaves_nothing_under_a_final_name_and_ends_the_same(
 ) -> None:
     assert not list(killed.glob("*/result.json"))
     assert run(["analyze", str(slide), "--out", str(killed), "--batch-size", "8"]) == 0
-    (outcome,) = json.loads((killed / "outcomes.json").read_text())
+    (outcome,) = json.loads((killed / "index.json").read_text())["outcomes"]
     clean = tmp_path_factory.mktemp("clean")
     assert run(["analyze", str(slide), "--out", str(clean), "--batch-size", "8"]) == 0
     (name,) = [path.parent.name for path in clean.glob("*/result.json")]
