@@ -39,12 +39,16 @@ class AugmentationConfig(_Strict):
 
 
 class RegionConfig(_Strict):
-    """A large image that shows one class only, to be cut into squares of `side_px`."""
+    """A large image, or a part of one, that shows one class only, to be cut into squares of `side_px`."""
 
     path: Path
     label: str
     slide: str
-    side_px: int = Field(256, gt=0)
+    side_px: int = Field(256, gt=0, description="Pixels of the image that one window shows.")
+    box: tuple[int, int, int, int] | None = Field(
+        None,
+        description="First row, first column, row and column after the last; by default the whole image.",
+    )
 
 
 class SyntheticConfig(_Strict):

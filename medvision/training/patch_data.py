@@ -12,7 +12,16 @@ import torch
 from medvision.core.errors import UsageError
 from medvision.models.weights import digest_state
 from medvision.training.patch_config import TrainPatchConfig
-from medvision.training.patches import PatchSet, as_float, cut_region, join, read_folder, read_rgb, to_window
+from medvision.training.patches import (
+    PatchSet,
+    as_float,
+    cut_region,
+    join,
+    read_folder,
+    read_region,
+    read_rgb,
+    to_window,
+)
 
 Render = Callable[..., tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]]
 """`render(n, seed, size_px=, spacing_um=)` gives images `(n, size, size, 3)` uint8 and labels `(n,)` 0 or 1."""
@@ -49,7 +58,11 @@ def load_data(config: TrainPatchConfig, render: Render | None) -> TrainData:
     patches = read_folder(root / config.patches, config.classes, config.slide_pattern, config.window_px)
     regions = [
         cut_region(
-            read_rgb(root / r.path), config.classes.index(r.label), r.slide, r.side_px, config.window_px
+            read_region(root / r.path, r.box),
+            config.classes.index(r.label),
+            r.slide,
+            r.side_px,
+            config.window_px,
         )
         for r in config.regions
     ]

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 
 from medvision.core.errors import UsageError
+from medvision.core.geometry import Box
+from medvision.sources import open_source
 
 IMAGES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 
@@ -93,6 +95,24 @@ def read_rgb(path: Path) -> npt.NDArray[np.uint8]:
     if bgr is None:
         raise UsageError(f"{path}: not an image that can be read")
     return np.ascontiguousarray(bgr[..., ::-1]).astype(np.uint8)
+
+
+def read_region(path: Path, box: tuple[int, int, int, int] | None) -> npt.NDArray[np.uint8]:
+    """Level-0 pixels of a slide or picture as RGB; `box` is first row and column, then row and column after the last.
+
+    Raises:
+        UnreadableSourceError: if the file cannot be opened.
+        UsageError: if the box leaves the image.
+    """
+    source = open_source(path)
+    try:
+        rows, columns = source.levels[0].shape
+        top, left, bottom, right = (0, 0, rows, columns) if box is None else box
+        if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
+            raise UsageError(f"{path}: box {box} leaves the image of {rows} x {columns} pixels, or is empty")
+        return source.read(Box((top, left), (bottom, right)))
+    finally:
+        source.close()
 
 
 def to_window(image: npt.NDArray[np.uint8], window_px: int) -> npt.NDArray[np.uint8]:

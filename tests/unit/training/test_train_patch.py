@@ -19,7 +19,7 @@ from medvision.training.loop import Check
 from medvision.training.patch import train_patch
 from medvision.training.patch_config import TrainPatchConfig, read_config
 from medvision.training.patch_score import fit_temperature
-from medvision.training.patches import PatchSet, batches, cut_region, read_folder
+from medvision.training.patches import PatchSet, batches, cut_region, read_folder, read_region
 
 SMOKE = Path(__file__).parents[3] / "configs" / "train-patch-smoke.yaml"
 FULL = Path(__file__).parents[3] / "configs" / "train-patch.yaml"
@@ -237,12 +237,18 @@ def test_batches_balance_classes_and_slides_and_depend_on_the_step_alone() -> No
     assert not torch.equal(draw(4)[0], windows)
 
 
-def test_regions_are_cut_into_half_overlapping_squares() -> None:
+def test_regions_are_cut_into_half_overlapping_squares(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(0, 255, (128, 64, 3)).astype(np.uint8)
+    folder_image = tmp_path / "region.png"
+    save(folder_image, image)
+    assert (read_region(folder_image, None) == image).all()
     cut = cut_region(image, 1, "s", 64, 32)
     assert cut.images.shape == (3, 32, 32, 3)
     assert cut.labels.tolist() == [1, 1, 1]
     mean = image[:2, :2].reshape(-1, 3).mean(axis=0)
     assert np.abs(cut.images[0, 0, 0] - mean).max() <= 1
+    assert (read_region(folder_image, (10, 20, 42, 60)) == image[10:42, 20:60]).all()
+    with pytest.raises(UsageError, match="leaves the image of 128 x 64 pixels"):
+        read_region(folder_image, (0, 0, 129, 64))
     with pytest.raises(UsageError, match="holds no square of 256"):
         cut_region(image, 1, "s", 256, 32)
