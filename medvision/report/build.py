@@ -66,7 +66,7 @@ def build_report(folder: Path) -> Report:
         warnings=tuple(text.visible(warning) for warning in run.warnings),
         provenance=provenance(result, run),
         limits=tuple(text.visible(limit) for limit in result.limits),
-        footer=(text.visible(result.slide.name), text.visible(f"run {run.run_id}")),
+        footer=(text.shortened(text.visible(result.slide.name), 44), text.visible(f"run {run.run_id}")),
     )
 
 

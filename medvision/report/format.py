@@ -102,3 +102,11 @@ def spacing(values: tuple[float, float]) -> str:
     if len(distinct) == 1:
         return f"{values[0]:.4g} µm/px"
     return f"{values[0]:.4g} × {values[1]:.4g} µm/px (rows × columns)"
+
+
+def shortened(words: str, longest: int) -> str:
+    """The words, or their first and last part around an ellipsis where they are longer than `longest` characters."""
+    if len(words) <= longest:
+        return words
+    head = longest // 2
+    return f"{words[:head]}…{words[len(words) - (longest - head - 1) :]}"

@@ -52,6 +52,8 @@ def test_words():
     assert text.duration(119.96) == "120.0 s"
     assert text.duration(179.9) == "3 min 0 s"
     assert text.share(3, 37_411) == "0.00802 %"
+    assert text.shortened("abcdefghij", 10) == "abcdefghij"
+    assert text.shortened("abcdefghijk", 10) == "abcde…hijk"
     assert text.share(0, 0) == "not available"
     assert text.quantity(0.25, "") == "0.25"
     assert text.quantity(0.41023, "share") == "0.4102"
