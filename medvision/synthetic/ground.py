@@ -76,16 +76,16 @@ def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, 
     with brush.over("lymph", 6.0) as g:
         if g:
             gaps = 1 - 0.9 * g.cracks
-            g.fill((0.13 + 0.05 * g.coarse) * gaps, (0.33 + 0.09 * g.coarse + 0.09 * g.fine) * gaps)
+            g.fill((0.10 + 0.05 * g.coarse) * gaps, (0.44 + 0.11 * g.coarse + 0.11 * g.fine) * gaps)
     with brush.over("medulla", 90.0) as g:
         if g:
-            g.fill(0.14 + 0.05 * g.coarse, 0.40 + 0.10 * g.coarse + 0.08 * g.fine, 0.45)
+            g.fill(0.10 + 0.05 * g.coarse, 0.52 + 0.10 * g.coarse + 0.08 * g.fine, 0.45)
     with brush.over("mantle", 30.0) as g:
         if g:
-            g.fill(0.22, 0.30 + 0.06 * g.fine, 0.6)
+            g.fill(0.16, 0.42 + 0.07 * g.fine, 0.6)
     with brush.over("germinal", 16.0) as g:
         if g:
-            g.fill(0.20 + 0.05 * g.coarse, 0.36 + 0.08 * g.fine + 0.06 * g.coarse)
+            g.fill(0.14 + 0.05 * g.coarse, 0.50 + 0.10 * g.fine + 0.07 * g.coarse)
     with brush.over("sinus", 5.0, 3.0) as g:
         if g:
             strands = np.maximum(0.18 - np.abs(g.coarse + 0.3 * g.fine), 0)
@@ -100,8 +100,8 @@ def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, 
         if g:
             gaps = 1 - 0.8 * g.cracks * (g.coarse > 0.1)
             g.fill(
-                (0.18 + 0.04 * g.coarse + 0.04 * g.fine) * gaps,
-                (0.44 + 0.08 * g.coarse + 0.11 * g.fine) * gaps,
+                (0.07 + 0.04 * g.coarse + 0.03 * g.fine) * gaps,
+                (0.62 + 0.09 * g.coarse + 0.14 * g.fine) * gaps,
             )
     brush.collagen("strands", "strands", 5.0, 2.5, tone=0.50, contrast=0.26, step_um=2.2)
     with brush.over("gland", 2.5, 1.0) as g:

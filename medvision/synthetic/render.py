@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from medvision.core.errors import UsageError
 from medvision.core.geometry import Box
 from medvision.synthetic import anatomy, artefacts, cells, ground
 from medvision.synthetic.noise import Floats, Image, key, periodic, smooth, uniform
@@ -29,11 +30,17 @@ def render_block(recipe: SlideRecipe, box: Box) -> Pixels:
     """Pixels of a box of level 0, uint8 `(rows, columns, 3)`.
 
     The same pixels whatever the box they are asked in. Boxes at multiples of `CHUNK` cost least.
+
+    Raises:
+        UsageError: if the box leaves the slide.
     """
+    slide = Box((0, 0), recipe.shape_px)
+    if box.intersect(slide) != box:
+        raise UsageError(f"box {box.start} to {box.stop} leaves the slide of {recipe.shape_px} pixels")
     out = np.empty((*box.shape, 3), np.uint8)
     for r in range(box.start[0] // CHUNK * CHUNK, box.stop[0], CHUNK):
         for c in range(box.start[1] // CHUNK * CHUNK, box.stop[1], CHUNK):
-            chunk = Box((r, c), (r + CHUNK, c + CHUNK))
+            chunk = Box((r, c), (r + CHUNK, c + CHUNK)).intersect(slide)
             part = chunk.intersect(box)
             found = render_window(recipe, chunk)
             out[part.shift((-box.start[0], -box.start[1])).slices()] = found[part.shift((-r, -c)).slices()]

@@ -56,7 +56,7 @@ def library(spacing_um: float, variant: int) -> Library:
         size=float(rng.uniform(0.94, 1.06)),
         tumour_um=float(rng.uniform(5.4, 6.8)),
         pleomorphism=float(rng.uniform(0.12, 0.22)),
-        pale=float(rng.uniform(0.8, 1.5)),
+        pale=float(rng.uniform(0.75, 1.4)),
         nucleolus=float(rng.uniform(0.8, 1.3)),
     )
     pen = _Pencil(spacing_um, rng)
@@ -147,7 +147,7 @@ def _lymphocyte(pen: _Pencil, style: _Style) -> Stamp:
     depth = rng.uniform(1.7, 2.7) if rng.uniform() < 0.8 else rng.uniform(1.0, 1.6)
     rim = np.exp(-(((d - 0.3) / 0.45) ** 2))
     h = nucleus * (depth * (0.84 + 0.26 * clumps) + 0.3 * rim)
-    e = nucleus * 0.28 + (cell - nucleus).clip(0, 1) * rng.uniform(0.12, 0.3)
+    e = nucleus * 0.5 + (cell - nucleus).clip(0, 1) * rng.uniform(0.15, 0.42)
     return _stamp(1 - np.maximum(nucleus, 0.75 * cell), h + 0.06 * (cell - nucleus).clip(0, 1), e)
 
 
@@ -178,7 +178,7 @@ def _medium(pen: _Pencil, style: _Style) -> Stamp:
     for _ in range(int(rng.integers(0, 3))):
         h += nucleus * 0.6 * pen.dot(y, x, 0.55, 0.75 * radius)
     body = (cell - nucleus).clip(0, 1)
-    return _stamp(1 - np.maximum(nucleus, 0.7 * cell), h + 0.10 * body, 0.26 * nucleus + 0.32 * body)
+    return _stamp(1 - np.maximum(nucleus, 0.7 * cell), h + 0.10 * body, 0.42 * nucleus + 0.45 * body)
 
 
 def _histiocyte(pen: _Pencil, style: _Style) -> Stamp:
@@ -197,7 +197,7 @@ def _histiocyte(pen: _Pencil, style: _Style) -> Stamp:
     h = nucleus * (0.62 * style.size + 0.12 * np.clip(pen.grain(y.shape, 0.4), -1.5, 1.5) + 0.45 * rim)
     membrane = np.exp(-((edge / 0.6) ** 2))
     body = cell * (1 - nucleus)
-    e = body * (0.24 + 0.09 * foam) + 0.14 * membrane + 0.2 * nucleus
+    e = body * (0.33 + 0.12 * foam) + 0.16 * membrane + 0.35 * nucleus
     return _stamp(1 - np.maximum(nucleus, 0.85 * cell), h + 0.05 * body, e)
 
 
@@ -212,21 +212,21 @@ def _tumour(pen: _Pencil, style: _Style) -> Stamp:
     cell = pen.soft(edge, 1.6)
     rim = np.exp(-(((d - 0.25) / 0.38) ** 2))
     coarse, fine = pen.grain(y.shape, 0.75), pen.grain(y.shape, 0.33)
-    depth = rng.uniform(0.42, 0.85) * style.pale
+    depth = rng.uniform(0.28, 0.62) * style.pale
     if rng.uniform() < 0.12:
         depth *= 1.9
     h = nucleus * (depth * (0.9 + 0.26 * coarse + 0.34 * fine) + 0.66 * rim)
-    e = nucleus * 0.27
+    e = nucleus * (0.44 + 0.06 * fine)
     for _ in range(int(rng.choice([1, 1, 2, 2, 3]))):
         spot = nucleus * pen.dot(y, x, style.nucleolus * rng.uniform(0.75, 1.25), 0.5 * radius)
         h += 0.95 * spot
         e += 0.38 * spot
     body = (cell * (1 - nucleus)).clip(0, 1)
-    tone = rng.uniform(0.32, 0.58)
+    tone = rng.uniform(0.48, 0.78)
     granules = 0.10 * pen.grain(y.shape, 0.4) + 0.07 * pen.grain(y.shape, 1.6)
     membrane = np.exp(-((edge / 0.5) ** 2)) * (1 - nucleus)
     e += body * (tone + granules) + 0.16 * membrane
-    h += body * (rng.uniform(0.12, 0.26) + 0.5 * granules) + 0.05 * membrane
+    h += body * (rng.uniform(0.02, 0.14) + 0.4 * granules) + 0.05 * membrane
     return _stamp(1 - np.maximum(nucleus, 0.8 * cell), h, e)
 
 
