@@ -44,9 +44,7 @@ def test_strings_appear_literally(make_result, tmp_path):
     name = "slide “a” #7 – \u202eabc"
     file = tmp_path / "report.pdf"
     file.write_bytes(render_pdf(build_report(make_result(name, limits=(HOSTILE,), reason=HOSTILE))))
-    text = subprocess.run(
-        ["pdftotext", "-layout", file, "-"], capture_output=True, text=True, check=True
-    ).stdout
+    text = subprocess.run(["pdftotext", "-raw", file, "-"], capture_output=True, text=True, check=True).stdout
     assert " ".join(HOSTILE.split()) in " ".join(text.split())
     assert "⟨U+202E⟩abc" in text
     assert text.count("RESEARCH USE ONLY – not for diagnosis") == 2 * text.count("\f")
