@@ -19,14 +19,15 @@ class PenSettings:
 
     Haematoxylin and eosin absorb green most. Blue and green ink absorb red most: red over green by `cool_seed` in its
     core and `cool_grow` in its fading rim. Red ink absorbs blue nearly as much as green (`warm_ratio_*`) and hardly
-    any red (`warm_seed`, `warm_grow`). Black ink is neutral and dark. Ink is a patch of at least `minimum_area_um2`
-    of core; the rim grows out of the core only, and a margin of `margin_um` is added.
+    any red (`warm_seed`, `warm_grow`; over dark tissue `warm_deep`). Black ink is neutral and dark. Ink is a patch of
+    at least `minimum_area_um2` of core; the rim grows out of the core only, and a margin of `margin_um` is added.
     """
 
     cool_seed: float = 0.35
     cool_grow: float = 0.15
     warm_seed: float = 1.2
     warm_grow: float = 0.25
+    warm_deep: float = 1.6
     warm_ratio_seed: float = 0.78
     warm_ratio_grow: float = 0.74
     chroma_seed: float = 0.2
@@ -53,11 +54,8 @@ def find_ink(
     warm_ratio = blue / np.maximum(green, np.float32(0.02))
     cool_grow = (cool > settings.cool_grow) & (chroma > settings.chroma_grow)
     cool_seed = (cool > settings.cool_seed) & (chroma > settings.chroma_seed)
-    warm_grow = (
-        (-cool > settings.warm_grow)
-        & (warm_ratio > settings.warm_ratio_grow)
-        & (chroma > settings.chroma_grow)
-    )
+    warm_grow = (-cool > settings.warm_grow) & (warm_ratio > settings.warm_ratio_grow)
+    warm_grow = (warm_grow & (chroma > settings.chroma_grow)) | (-cool > settings.warm_deep)
     warm_seed = (
         (-cool > settings.warm_seed)
         & (warm_ratio > settings.warm_ratio_seed)

@@ -84,6 +84,8 @@ def find_tissue(image: Image, spacing_um: float, *, settings: TissueSettings | N
     glass = _glass_colour(view)
     balanced = _balance(view, glass)
     chroma, lightness = _chroma(balanced)
+    # neutral fill beside tinted glass is neutral before the balance, not after it
+    chroma = np.minimum(chroma, _chroma(view)[0])
 
     dark = lightness < chosen.black_level
     border = _border(lightness, chroma, spread, dark, chosen)
@@ -199,6 +201,8 @@ def _glass_colour(view: Image) -> npt.NDArray[np.float64]:
     highest, lowest = _extremes(view)
     red, green, blue = cv2.split(view)
     bright = (lowest >= 140) & (highest - lowest <= 32)
+    if bright.any():
+        bright &= highest >= np.percentile(highest[bright], 95) - 24
     if (bright & (lowest < 254)).mean() > 0.01:
         bright &= lowest < 254
     likely = bright & (cv2.subtract(cv2.min(red, blue), green) <= 8)

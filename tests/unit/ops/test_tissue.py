@@ -85,6 +85,16 @@ def test_borders_of_any_grey_are_not_tissue(slide: tuple[Pixels, Mask], colour: 
     assert found.border_mask.mean() == pytest.approx(frame.mean() if unscanned else 0, abs=0.01)
 
 
+def test_grey_border_beside_lilac_glass(slide: tuple[Pixels, Mask]) -> None:
+    image, mask = slide
+    frame = np.ones(mask.shape, dtype=bool)
+    frame[130:-80, 110:-60] = False
+    tinted = (image * np.array([0.99, 0.93, 1])).astype(np.uint8)
+    found = find_tissue(np.where(frame[..., None], np.uint8(168), tinted), SPACING)
+    assert overlap(found.mask, mask & ~frame) > 0.97
+    assert found.border_mask.mean() == pytest.approx(frame.mean(), abs=0.01)
+
+
 def test_black_stitching_gap_is_unscanned(slide: tuple[Pixels, Mask]) -> None:
     image, mask = slide[0].copy(), slide[1].copy()
     image[700:900, 100:700] = 0
