@@ -19,6 +19,7 @@ from medvision.core.errors import UsageError, WeightsError
 from medvision.core.geometry import Spacing
 from medvision.core.registry import Registry
 from medvision.engine.contract import Normalisation, PatchModel
+from medvision.models.classifiers.recipe import Recipe, choose
 from medvision.models.classifiers.slim_resnet import SlimResNet
 from medvision.models.contract import TemperedSoftmax, WeightsContract
 from medvision.models.weights import State, apply_weights, digest_state, read_weights
@@ -134,20 +135,21 @@ def load_model(
     if entry is None:
         from medvision.models.classifiers.foreign import find
 
-        recipe = find(name)
-        build, default_window = recipe.build, recipe.window_px
+        recipes = find(name)
     else:
-        build, default_window = entry.build, None
+        recipes = [Recipe("medvision", entry.build, None)]
     path = weights if weights is not None else None if entry is None else entry.path
     if path is None:
-        _refuse_missing(name, None, classes, spacing_um, window_px or default_window)
+        _refuse_missing(name, None, classes, spacing_um, window_px or recipes[0].window_px)
         raise AssertionError("missing weights are always refused")
     state, metadata = read_weights(path)
+    recipe = choose(recipes, state)
     found = _contract_in(path, metadata)
+    window = window_px or recipe.window_px
     if found is None:
-        _refuse_missing(name, path, classes, spacing_um, window_px or default_window)
-    contract = _merged(name, found, classes, spacing_um, window_px or default_window, window_px, positive)
-    net = build(len(contract.classes))
+        _refuse_missing(name, path, classes, spacing_um, window)
+    contract = _merged(name, found, classes, spacing_um, window, window_px, positive)
+    net = recipe.build(len(contract.classes))
     _check_classes(net, state, contract.classes, path)
     apply_weights(net, state, path)
     card = entry.card if entry is not None and weights is None else ""

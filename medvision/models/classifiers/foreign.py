@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
-
-from torch import nn
 
 from medvision.core.errors import UnknownNameError
+from medvision.models.classifiers.recipe import Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to build a classifier for a number of classes, and the input size it was designed for."""
-
-    library: str
-    build: Callable[[int], nn.Module]
-    window_px: int
-
-
-def find(name: str) -> Recipe:
-    """The classifier called `name`: torchvision's, else timm's; `timm/...` and `torchvision/...` choose one.
+def find(name: str) -> list[Recipe]:
+    """The classifiers called `name`, torchvision's before timm's; `timm/...` and `torchvision/...` choose one.
 
     Raises:
         UnknownNameError: if neither has it, with the names closest to it.
@@ -30,10 +18,10 @@ def find(name: str) -> Recipe:
     makers = {"torchvision": _torchvision, "timm": _timm}
     if library and library not in makers:
         raise UnknownNameError(f"no model library is called {library!r}; known: {', '.join(makers)}")
-    for key, make in makers.items():
-        if library in ("", key) and (recipe := make(plain)) is not None:
-            return recipe
-    raise UnknownNameError(f"no model is called {name!r}; {_suggestions(plain)}")
+    found = [recipe for key, make in makers.items() if library in ("", key) and (recipe := make(plain))]
+    if not found:
+        raise UnknownNameError(f"no model is called {name!r}; {_suggestions(plain)}")
+    return found
 
 
 def _torchvision(name: str) -> Recipe | None:

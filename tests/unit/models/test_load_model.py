@@ -21,7 +21,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a small torchvision network for three classes, without a contract."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    write_weights(path, find("squeezenet1_1").build(3).state_dict(), {})
+    write_weights(path, find("squeezenet1_1")[0].build(3).state_dict(), {})
     return path
 
 
@@ -47,10 +47,18 @@ def test_a_torchvision_network_runs_with_local_weights(tiny: Path) -> None:
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "timm/mobilenetv3_small_050"])
 def test_a_timm_network_runs_with_a_plain_state_dictionary(tmp_path: Path, name: str) -> None:
     path = tmp_path / "w.pth"
-    torch.save(find(name).build(2).state_dict(), path)
+    torch.save(find(name)[0].build(2).state_dict(), path)
     model = load_model(name, weights=path, classes=["no", "yes"], spacing_um=1.0)
     with torch.inference_mode():
         assert model(torch.zeros(1, 224, 224, 3, dtype=torch.uint8)).shape == (1, 2)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_a_name_of_both_libraries_takes_the_weights_of_either(tmp_path: Path, library: str) -> None:
+    path = tmp_path / "w.safetensors"
+    write_weights(path, find(f"{library}/efficientnet_b0")[0].build(2).state_dict(), {})
+    model = load_model("efficientnet_b0", weights=path, classes=("a", "b"), spacing_um=0.5)
+    assert model.window == (224, 224)
 
 
 def test_the_contract_inside_the_file_need_not_be_repeated(tmp_path: Path) -> None:
@@ -63,7 +71,7 @@ def test_the_contract_inside_the_file_need_not_be_repeated(tmp_path: Path) -> No
         std=(1, 1, 1),
     )
     path = tmp_path / "w.safetensors"
-    write_weights(path, find("squeezenet1_1").build(2).state_dict(), contract.model_dump(mode="json"))
+    write_weights(path, find("squeezenet1_1")[0].build(2).state_dict(), contract.model_dump(mode="json"))
     model = load_model("squeezenet1_1", weights=path)
     assert (model.classes, model.window, model.normalisation.std) == (("x", "y"), (96, 96), (1.0, 1.0, 1.0))
     assert "used at 1 instead of 0.5" in load_model("squeezenet1_1", weights=path, spacing_um=1.0).calibration

@@ -1,0 +1,30 @@
+"""How a named classifier is built, before it is known for how many classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A network of `library` for any number of classes, and the input size it was designed for, where there is one."""
+
+    library: str
+    build: Callable[[int], nn.Module]
+    window_px: int | None
+
+
+def choose(recipes: Sequence[Recipe], state: dict[str, torch.Tensor]) -> Recipe:
+    """The recipe whose network has tensors of the names in `state`; the first where none or all have.
+
+    Two libraries may call networks of one design by one name, but their tensors differently.
+    """
+    if len(recipes) > 1:
+        for recipe in recipes:
+            if recipe.build(2).state_dict().keys() == state.keys():
+                return recipe
+    return recipes[0]
