@@ -28,6 +28,7 @@ _COMMANDS = {
         "medvision.cli.analyze:analyze",
         "Analyse slides: heatmap, lesion regions, score and report for each.",
     ),
+    "benchmark": ("medvision.cli.benchmark:benchmark", "Measure speed against its limits on this machine."),
     "check": (
         "medvision.cli.inspect:check",
         "Dry run: is each slide readable, and what would an analysis cost?",

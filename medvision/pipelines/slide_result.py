@@ -16,7 +16,7 @@ from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import RunStats
 from medvision.ops.components import RegionShape, find_regions, slide_score
-from medvision.ops.overlay import cells_to_pixels, colourise
+from medvision.ops.overlay import cells_to_pixels, colour_table, colourise
 from medvision.ops.quality import assess, blur
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.heatmap import Overview, sample_windows
@@ -113,6 +113,9 @@ def write_pictures(
         pixels_per_cell = (cell_um[0] / spacing_um, cell_um[1] / spacing_um)
         heat = colourise(cells_to_pixels(raster.channel(positive), shape, pixels_per_cell))
         names["heatmap"] = "heatmap.png"
+        # The legend's colours go with the map, so that a report rendered by a later version stays true.
+        names["colours"] = "colours.png"
+        Image.fromarray(colour_table()[None]).save(folder / names["colours"], optimize=True)
         Image.fromarray(heat).save(folder / names["heatmap"], optimize=True)
     return names, round(spacing_um, 6)
 
