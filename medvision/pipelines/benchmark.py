@@ -76,9 +76,10 @@ class BenchmarkReport:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every value of every round, with the medians."""
         data = asdict(self)
-        for rows, found in ((data["measures"], self.measures), (data["ratios"], self.ratios)):
-            for row, one in zip(rows, found, strict=True):
-                row["median"] = one.median
+        for row, one in zip(data["measures"], self.measures, strict=True):
+            row["median"] = one.median
+        for row, ratio in zip(data["ratios"], self.ratios, strict=True):
+            row["median"] = ratio.median
         return data
 
 

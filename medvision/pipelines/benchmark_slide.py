@@ -19,7 +19,7 @@ _TISSUE = 0.6
 
 def write_benchmark_slide(path: Path, side: int) -> Path:
     """A square slide at 0.25 µm/px, 256 px JPEG tiles in a pyramid, a disc of tissue over 60% of it, glass around."""
-    recipe = SlideRecipe(seed=11, shape_px=(8192, 8192), metastases="macro", stain="violet", scanner="even")
+    recipe = SlideRecipe(seed=11, shape_px=(8192, 8192), metastases="micro", stain="violet", scanner="even")
     middle = (8192 - _PIECE) // 2
     piece = render_block(recipe, Box.at((middle, middle), (_PIECE, _PIECE)))
     centre, radius = side / 2, side * np.sqrt(_TISSUE / np.pi)

@@ -31,6 +31,7 @@ GEOJSON = "regions.geojson"
 DETECTIONS = "detections.csv"
 THUMBNAIL_SIDE = 1400
 CROPS = 6
+SHARPNESS_UM = 1.0
 CROP_UM = 256.0
 CROP_PX = 512
 _POSITIVE_COLOUR = (200, 0, 0)
@@ -58,13 +59,13 @@ def describe_tissue(tissue: Tissue, overview: Overview) -> TissueInfo:
 
 
 def measure_quality(source: Source, tissue: Tissue, overview: Overview) -> tuple[QcMeasure, ...]:
-    """The overview's measures, and sharpness on windows at 1 µm/px (or level 0 where that is coarser)."""
+    """The overview's measures, and sharpness on windows at 1 µm/px."""
     measures = list(assess(overview.image, tissue, overview.spacing_um))
-    finest = source.spacing.mean if source.spacing is not None else 1.0
-    spacing_um = max(1.0, finest)
-    windows = sample_windows(source, tissue, overview, spacing_um)
-    if len(windows):
-        measures.append(blur(windows, spacing_um))
+    # Sharpness is judged at 1 µm/px; a slide that is coarser cannot show it.
+    if source.spacing is not None and source.spacing.mean <= SHARPNESS_UM:
+        windows = sample_windows(source, tissue, overview, SHARPNESS_UM)
+        if len(windows):
+            measures.append(blur(windows, SHARPNESS_UM))
     return tuple(QcMeasure(**asdict(measure)) for measure in measures)
 
 
