@@ -195,7 +195,7 @@ class ObjectSink:
         scores, labels = state["scores"].astype(np.float32), state["labels"].astype(np.int64)
         flat = boxes.reshape(len(boxes), -1)
         keys = [flat[:, k] for k in reversed(range(flat.shape[1]))]
-        order = np.lexsort(tuple([*keys, -scores.astype(np.float64)]))
+        order = np.lexsort((*keys, -scores.astype(np.float64)))
         return Found(boxes[order], scores[order], labels[order])
 
     def state(self) -> State:
