@@ -24,6 +24,7 @@ def augment(
     """Changed windows of the same shape, and their labels `(n,)`."""
     windows = turn(windows, generator)
     windows, labels = mix(windows, labels, how.mix, generator)
+    windows = recolour(windows, how.recolour, generator)
     windows = zoom(windows, how.scale, generator)
     windows = restain(windows, how, generator)
     windows, labels = blank(windows, labels, how.blank, generator)
@@ -63,6 +64,19 @@ def mix(
     mixed[chosen] = weight * match_colours(second, first) + (1 - weight) * first
     both[chosen] = torch.maximum(labels[chosen], labels[partner[chosen]])
     return mixed, both
+
+
+def recolour(windows: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Give some windows the colours of others, part of the way, so that no class keeps the stain of its slides."""
+    partner = torch.randperm(len(windows), generator=generator)
+    chosen = torch.nonzero(torch.rand(len(windows), generator=generator) < share).flatten()
+    way = _uniform((len(chosen), 1, 1, 1), 0.3, 1, generator)
+    if len(chosen) == 0:
+        return windows
+    changed = windows.clone()
+    part = windows[chosen]
+    changed[chosen] = part + way * (match_colours(part, windows[partner[chosen]]) - part)
+    return changed
 
 
 def zoom(windows: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:

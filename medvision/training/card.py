@@ -58,6 +58,9 @@ def render_card(
             f"{fitted.best_step} steps of {config.batch_size} windows, seed {config.seed}; AdamW, cosine decay, "
             "averaged weights; stain, colour, magnification, blur, noise, compression and mixing augmentation.",
             "",
+            "## Limits",
+            config.limits.strip(),
+            "",
             "## Licence",
             config.licence,
             "",

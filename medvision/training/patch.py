@@ -266,7 +266,7 @@ def _identity(config: TrainPatchConfig) -> dict[str, object]:
     """What of the configuration changes a network; where the data lie does not, their content is digested apart."""
     fields: dict[str, object] = config.model_dump(
         mode="json",
-        exclude={"data", "patches", "licence", "data_statement", "folds", "fold_seeds", "version"},
+        exclude={"data", "patches", "licence", "data_statement", "limits", "folds", "fold_seeds", "version"},
     )
     return fields
 

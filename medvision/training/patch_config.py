@@ -22,6 +22,7 @@ class AugmentationConfig(_Strict):
     colour_scale: float = Field(
         0.2, ge=0, description="Density of each colour channel is multiplied by 1 +- this."
     )
+    recolour: float = Field(0.3, ge=0, le=1, description="Share of windows given the colours of another.")
     grey: float = Field(0.15, ge=0, le=1, description="Share of windows reduced to one tinted density.")
     scale: float = Field(
         0.2, ge=0, lt=1, description="Magnification is changed by a factor of up to 1 + this."
@@ -45,6 +46,7 @@ class RegionConfig(_Strict):
     label: str
     slide: str
     side_px: int = Field(256, gt=0, description="Pixels of the image that one window shows.")
+    stride_px: int | None = Field(None, gt=0, description="Between squares; by default half their side.")
     box: tuple[int, int, int, int] | None = Field(
         None,
         description="First row, first column, row and column after the last; by default the whole image.",
@@ -111,6 +113,7 @@ class TrainPatchConfig(_Strict):
     augmentation: AugmentationConfig = AugmentationConfig.model_validate({})
     licence: str = "not stated"
     data_statement: str = Field("not stated", description="What it was trained on, for the card.")
+    limits: str = Field("not stated", description="What it is not for and where it errs, for the card.")
 
     @model_validator(mode="after")
     def _labels_known(self) -> TrainPatchConfig:

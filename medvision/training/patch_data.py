@@ -62,6 +62,7 @@ def load_data(config: TrainPatchConfig, render: Render | None) -> TrainData:
             config.classes.index(r.label),
             r.slide,
             r.side_px,
+            r.stride_px or max(1, r.side_px // 2),
             config.window_px,
         )
         for r in config.regions

@@ -67,13 +67,16 @@ def read_folder(folder: Path, classes: Sequence[str], slide_pattern: str, window
 
 
 def cut_region(
-    image: npt.NDArray[np.uint8], label: int, slide: str, side_px: int, window_px: int
+    image: npt.NDArray[np.uint8], label: int, slide: str, side_px: int, stride_px: int, window_px: int
 ) -> PatchSet:
-    """Windows of a large image that is of one class throughout: squares of `side_px`, half overlapping."""
+    """Windows of a large image that is of one class throughout: squares of `side_px`, `stride_px` apart.
+
+    Raises:
+        UsageError: if the image is smaller than one square.
+    """
     rows, columns = image.shape[:2]
-    step = max(1, side_px // 2)
-    tops = range(0, rows - side_px + 1, step)
-    lefts = range(0, columns - side_px + 1, step)
+    tops = range(0, rows - side_px + 1, stride_px)
+    lefts = range(0, columns - side_px + 1, stride_px)
     if not tops or not lefts:
         raise UsageError(f"{slide}: an image of {rows} x {columns} pixels holds no square of {side_px}")
     cut = [to_window(image[r : r + side_px, c : c + side_px], window_px) for r in tops for c in lefts]

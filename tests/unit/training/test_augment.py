@@ -56,6 +56,17 @@ def test_mixing_takes_the_larger_label_and_the_first_one_s_colours() -> None:
     assert unchanged.tolist() == [0, 1]
 
 
+def test_recolouring_moves_towards_the_other_windows(windows: torch.Tensor) -> None:
+    pair = torch.stack([windows[0] * 0.5, windows[1] * 0.5 + 0.5])
+    seen = torch.cat(
+        [changes.recolour(pair, 1.0, generator(seed)).mean((1, 2, 3))[None] for seed in range(8)]
+    )
+    low, high = pair.mean((1, 2, 3)).tolist()
+    assert seen[:, 0].max() > low + 0.1
+    assert seen[:, 1].min() < high - 0.1
+    assert torch.equal(changes.recolour(pair, 0.0, generator()), pair)
+
+
 def test_matching_colours_gives_the_target_s_mean_density(windows: torch.Tensor) -> None:
     matched = changes.match_colours(windows[:4], windows[4:5])
     wanted = -torch.log(windows[4]).mean((1, 2))

@@ -242,7 +242,7 @@ def test_regions_are_cut_into_half_overlapping_squares(tmp_path: Path) -> None:
     folder_image = tmp_path / "region.png"
     save(folder_image, image)
     assert (read_region(folder_image, None) == image).all()
-    cut = cut_region(image, 1, "s", 64, 32)
+    cut = cut_region(image, 1, "s", 64, 32, 32)
     assert cut.images.shape == (3, 32, 32, 3)
     assert cut.labels.tolist() == [1, 1, 1]
     mean = image[:2, :2].reshape(-1, 3).mean(axis=0)
@@ -251,4 +251,4 @@ def test_regions_are_cut_into_half_overlapping_squares(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leaves the image of 128 x 64 pixels"):
         read_region(folder_image, (0, 0, 129, 64))
     with pytest.raises(UsageError, match="holds no square of 256"):
-        cut_region(image, 1, "s", 256, 32)
+        cut_region(image, 1, "s", 256, 128, 32)
