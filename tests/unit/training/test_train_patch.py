@@ -74,7 +74,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour_targets=["region.png"],
         fold_seeds=[0, 1],
         common_steps=10,
-        steps=15,
+        steps=25,
+        learning_rate=0.005,
+        average=0.9,
     )
     seen: list[tuple[str, Check]] = []
     report = train_patch(config, out, render, lambda name, check: seen.append((name, check)))
