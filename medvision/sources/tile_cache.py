@@ -10,7 +10,16 @@ from concurrent.futures import Future
 from medvision.sources.base import Pixels
 
 DEFAULT_BYTES = 128 << 20
-"""Holds two rows of 240 px tiles of a slide 90,000 px wide."""
+SMALLEST_BYTES = 48 << 20
+
+
+def cache_bytes(tile_bytes: int) -> int:
+    """How much to keep of tiles of this size: 64 of them, but 48 to 128 MiB.
+
+    Windows are read in strips (see `TilePlan.storage_order`) whose tiles fit in that. More would only touch more
+    memory, and memory touched for the first time costs up to half as much as decoding into it.
+    """
+    return min(DEFAULT_BYTES, max(SMALLEST_BYTES, 64 * tile_bytes))
 
 
 class TileCache:
@@ -25,6 +34,14 @@ class TileCache:
         self._lock = threading.Lock()
         self._tiles: OrderedDict[Hashable, Pixels] = OrderedDict()
         self._under_way: dict[Hashable, Future[Pixels]] = {}
+
+    def find(self, key: Hashable) -> Pixels | None:
+        """The tile `key` if it is held; it then counts as just used."""
+        with self._lock:
+            tile = self._tiles.get(key)
+            if tile is not None:
+                self._tiles.move_to_end(key)
+            return tile
 
     def get(self, key: Hashable, decode: Callable[[], Pixels]) -> Pixels:
         """The tile `key`, decoded by this thread or by another that came first. An error reaches them all."""
