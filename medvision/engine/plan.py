@@ -18,7 +18,7 @@ from medvision.core.geometry import Box, Spacing
 
 Int64Array = npt.NDArray[np.int64]
 
-_IN_FLIGHT = 4_500_000
+_IN_FLIGHT = 3_500_000
 """Plan pixels of a strip from the upper edge of one row of windows to the lower edge of the tiles under it."""
 
 
@@ -71,7 +71,7 @@ class TilePlan:
         """Order of reading: down strips, row by row inside, as a tiled file is laid out.
 
         Within a strip every native tile stays in the reader's cache until the last window that needs it, so tiles are
-        decoded twice at the strips' borders only. A strip is as wide as the cache holds rows of tiles, about 6,000
+        decoded twice at the strips' borders only. A strip is as wide as the cache holds rows of tiles, about 4,700
         plan pixels for small windows.
         """
         start = self.boxes[:, 0, :]
