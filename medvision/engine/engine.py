@@ -8,6 +8,7 @@ depend on the number of readers, nor on the order in which windows arrive.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -45,7 +46,8 @@ class EngineSettings:
 
     device: str = "auto"
     batch_size: int = 32
-    readers: int = 2
+    readers: int = field(default_factory=lambda: min(16, len(os.sched_getaffinity(0))))
+    """Threads that read and decode: as many as there are cores, up to 16."""
     precision: str = "auto"
     buffers: int = 4
     """Batches in memory at once: one on the device, the others being read."""

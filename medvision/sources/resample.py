@@ -33,6 +33,8 @@ from medvision.sources.spacing import require_spacing
 TOLERANCE = 0.01
 """Largest relative difference between a wanted pixel and whole native ones that is served without blending."""
 _EXACT = 1e-13
+_MOST_TAPS = 8
+"""Side of an area in native pixels up to which these are summed one by one."""
 _TILE_SHRINK = 8
 """Largest block that is averaged tile by tile; beyond it the reduced tiles are too small to be worth keeping."""
 _NATIVE_SIDE = 2048
@@ -220,7 +222,40 @@ def _runs(firsts: Indices, whole: int) -> list[tuple[int, int]]:
 
 
 def _mean_of_area(source: Source, level: int, factors: tuple[float, float], out: Pixels, box: Box) -> None:
-    """The exact mean over each pixel's area.
+    """The exact mean over each pixel's area: of the few native pixels it meets, each weighted by its share."""
+    import cv2
+
+    if max(factors) > _MOST_TAPS:
+        _mean_of_large_area(source, level, factors, out, box)
+        return
+    edges = [np.arange(box.start[axis], box.stop[axis] + 1) * factors[axis] for axis in (0, 1)]
+    start = tuple(math.floor(e[0]) for e in edges)
+    stop = tuple(math.ceil(e[-1]) for e in edges)
+    native = source.read(Box(start, stop), level)
+    # Rows are gathered at the speed of a copy, single pixels are not: hence the turn before the second axis.
+    rows = _shares(native, edges[0] - start[0])
+    columns = _shares(cv2.transpose(rows), edges[1] - start[1])
+    out[:] = np.clip(np.rint(cv2.transpose(columns)), 0, 255)
+
+
+def _shares(values: npt.NDArray[Any], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Means of `values` (n, m, 3) along its first axis between consecutive `edges`."""
+    lower, upper = edges[:-1], edges[1:]
+    first = np.floor(lower).astype(np.int64)
+    flat = values.reshape(len(values), -1)
+    means = np.zeros((len(first), flat.shape[1]), np.float32)
+    for tap in range(int((np.ceil(upper) - first).max(initial=1))):
+        at = first + tap
+        covered = np.clip(np.minimum(upper, at + 1) - np.maximum(lower, at), 0, None)
+        share = (covered / (upper - lower)).astype(np.float32)
+        means += np.multiply(flat[np.minimum(at, len(flat) - 1)], share[:, None], dtype=np.float32)
+    return means.reshape(len(first), *values.shape[1:])
+
+
+def _mean_of_large_area(
+    source: Source, level: int, factors: tuple[float, float], out: Pixels, box: Box
+) -> None:
+    """The exact mean over areas of many native pixels.
 
     The integral image of a piecewise constant picture is bilinear between pixel corners, so its values at the wanted
     pixels' corners, and their second differences, are exact.

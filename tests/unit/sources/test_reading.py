@@ -158,3 +158,19 @@ def test_real_slides_read_fast_as_they_read_plainly(shared: Path, name: str):
         finally:
             source.close()
     assert seen
+
+
+@pytest.mark.parametrize("spacing", [0.51, 0.63, 0.95, 1.37, 3.3])
+def test_the_two_means_over_areas_are_the_same(write_pyramid, picture, spacing, monkeypatch):
+    """Sums of shares (small areas) against the integral image (large ones), up to the rounding of a half."""
+    source = open_source(write_pyramid([picture[:437, :611]], compression="deflate"))
+    try:
+        for box in boxes((int(437 * 0.5 / spacing), int(611 * 0.5 / spacing)), 6, seed=8):
+            few = read_at(source, box, spacing).astype(int)
+            with monkeypatch.context() as patch:
+                patch.setattr("medvision.sources.resample._MOST_TAPS", 0)
+                many = read_at(source, box, spacing)
+            assert np.abs(few - many).max() <= 1
+            assert (few != many).mean() < 0.01
+    finally:
+        source.close()
