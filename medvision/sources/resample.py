@@ -242,13 +242,16 @@ def _shares(values: npt.NDArray[Any], edges: npt.NDArray[np.float64]) -> npt.NDA
     """Means of `values` (n, m, 3) along its first axis between consecutive `edges`."""
     lower, upper = edges[:-1], edges[1:]
     first = np.floor(lower).astype(np.int64)
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), -1).astype(np.float32, copy=False)
     means = np.zeros((len(first), flat.shape[1]), np.float32)
+    part = np.empty_like(means)
     for tap in range(int((np.ceil(upper) - first).max(initial=1))):
         at = first + tap
         covered = np.clip(np.minimum(upper, at + 1) - np.maximum(lower, at), 0, None)
         share = (covered / (upper - lower)).astype(np.float32)
-        means += np.multiply(flat[np.minimum(at, len(flat) - 1)], share[:, None], dtype=np.float32)
+        np.take(flat, np.minimum(at, len(flat) - 1), axis=0, out=part, mode="clip")
+        part *= share[:, None]
+        means += part
     return means.reshape(len(first), *values.shape[1:])
 
 
