@@ -8,6 +8,7 @@ depend on the number of readers, nor on the order in which windows arrive.
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ import numpy.typing as npt
 import torch
 
 from medvision.core.errors import UsageError, WindowUnreadableError
+from medvision.core.geometry import Box
 from medvision.engine.checkpoint import Checkpoint
 from medvision.engine.contract import ModelOutputs, PatchModel
 from medvision.engine.device import (
@@ -33,7 +35,7 @@ from medvision.engine.device import (
 from medvision.engine.plan import Int64Array, TilePlan
 from medvision.engine.sinks import Outputs, Sink, Windows
 from medvision.sources.base import Source
-from medvision.sources.resample import read_at
+from medvision.sources.resample import Reading
 
 R = TypeVar("R")
 
@@ -44,7 +46,8 @@ class EngineSettings:
 
     device: str = "auto"
     batch_size: int = 32
-    readers: int = 2
+    readers: int = field(default_factory=lambda: min(16, len(os.sched_getaffinity(0))))
+    """Threads that read and decode: as many as there are cores, up to 16."""
     precision: str = "auto"
     buffers: int = 4
     """Batches in memory at once: one on the device, the others being read."""
@@ -96,6 +99,8 @@ class _Progress:
     resumed: int
     started: float
     unread: list[int] = field(default_factory=list)
+    reading: Reading | None = None
+    """How its windows are read, where its plan has a spacing."""
 
     def save(self, now: bool = False) -> None:
         """Write the checkpoint, where there is one and its time has come."""
@@ -235,13 +240,17 @@ class PatchEngine:
         checkpoint: Checkpoint | None = None
         done, unread = 0, list[int]()
         if job.checkpoint is not None:
-            key = {"plan": job.plan.digest, "model": model.digest, "batch_size": size}
+            # "order" names the order of reading: batches done mean other windows in another one.
+            key = {"plan": job.plan.digest, "model": model.digest, "batch_size": size, "order": "strips"}
             checkpoint = Checkpoint(job.checkpoint, key, self.settings.checkpoint_seconds)
             done, unread = checkpoint.restore(job.sink)
         resumed = sum(len(group) for group in groups[:done])
         self._on_windows(resumed)
         left = groups[done:]
-        return _Progress(job, checkpoint, len(left), done, resumed, time.perf_counter(), unread), left
+        spacing = job.plan.spacing
+        reading = None if spacing is None or not left else Reading.of(job.source, spacing.mean)
+        started = time.perf_counter()
+        return _Progress(job, checkpoint, len(left), done, resumed, started, unread, reading), left
 
     def _start_reading(
         self,
@@ -256,7 +265,7 @@ class PatchEngine:
         pinned = self.device.type == "cuda"
         buffer = buffers.pop(fits[0]) if fits else torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         pixels = buffer.numpy()
-        items = [(p.job.source, p.job.plan, int(index)) for p, indices in parts for index in indices]
+        items = [(p, box) for p, indices in parts for box in p.job.plan.boxes[indices].tolist()]
         readable = np.ones(len(items), bool)
         bounds = np.linspace(0, len(items), min(self.settings.readers, len(items)) + 1).astype(int)
         reads = [
@@ -328,19 +337,19 @@ class PatchEngine:
 def _fill(
     pixels: npt.NDArray[np.uint8],
     readable: npt.NDArray[np.bool_],
-    items: list[tuple[Source, TilePlan, int]],
+    items: list[tuple[_Progress, list[list[int]]]],
     start: int,
     stop: int,
 ) -> None:
     """Read windows `start..stop` of a batch into their slots. A window that cannot be decoded is marked, not fatal."""
     for slot in range(start, stop):
-        source, plan, index = items[slot]
-        box = plan.box(index)
+        progress, (first, last) = items[slot]
+        box = Box(tuple(first), tuple(last))
         try:
-            if plan.spacing is None:
-                pixels[slot] = source.read(box, 0)
+            if progress.reading is None:
+                pixels[slot] = progress.job.source.read(box, 0)
             else:
-                pixels[slot] = read_at(source, box, plan.spacing.mean)
+                progress.reading.read(box, pixels[slot])
         except WindowUnreadableError:
             readable[slot] = False
 

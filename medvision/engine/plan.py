@@ -18,8 +18,8 @@ from medvision.core.geometry import Box, Spacing
 
 Int64Array = npt.NDArray[np.int64]
 
-_BLOCK = 2048
-"""Side in plan pixels of the blocks of reading: native tiles are decoded once and soon dropped."""
+_IN_FLIGHT = 3_500_000
+"""Plan pixels of a strip from the upper edge of one row of windows to the lower edge of the tiles under it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,16 @@ class TilePlan:
         return replace(self, boxes=self.boxes[mask], cores=self.cores[mask], cells=cells)
 
     def storage_order(self) -> Int64Array:
-        """Order of reading: block by block, row by row inside, as a tiled file is laid out."""
+        """Order of reading: down strips, row by row inside, as a tiled file is laid out.
+
+        Within a strip every native tile stays in the reader's cache until the last window that needs it, so tiles are
+        decoded twice at the strips' borders only. A strip is as wide as the cache holds rows of tiles, about 4,700
+        plan pixels for small windows.
+        """
         start = self.boxes[:, 0, :]
+        strip = max(2048, _IN_FLIGHT // (self.window[0] + 512))
         keys = [start[:, axis] for axis in reversed(range(start.shape[1]))]
-        keys += [start[:, axis] // _BLOCK for axis in reversed(range(start.shape[1]))]
+        keys += [start[:, axis] // strip for axis in reversed(range(1, start.shape[1]))]
         return np.lexsort(keys).astype(np.int64)
 
     @property

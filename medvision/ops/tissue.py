@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -122,8 +123,8 @@ def box_share(
     What lies outside the mask counts as false; a box without area has share 0.
     """
     edges = np.asarray(boxes, dtype=np.float64).reshape(-1, 2, 2) * (box_spacing_um / mask_spacing_um)
-    total = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1))
-    np.cumsum(np.cumsum(mask, axis=0, dtype=np.int64), axis=1, out=total[1:, 1:])
+    depth = cv2.CV_32S if mask.size < 2**31 else cv2.CV_64F
+    total = cv2.integral(np.ascontiguousarray(mask, np.uint8), sdepth=depth)
     (top, left), (bottom, right) = edges[:, 0].T, edges[:, 1].T
     inside = (
         _integral_at(total, bottom, right)
@@ -137,7 +138,7 @@ def box_share(
 
 
 def _integral_at(
-    total: npt.NDArray[np.float64], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
+    total: npt.NDArray[Any], rows: npt.NDArray[np.float64], columns: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
     """The integral image between its nodes. Bilinear is exact: within a pixel the integral is bilinear."""
     rows = np.clip(rows, 0, total.shape[0] - 1)

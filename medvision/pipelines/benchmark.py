@@ -77,13 +77,29 @@ class BenchmarkReport:
 
 
 RATIOS: tuple[tuple[str, str, str, float | None], ...] = (
+    (
+        "reading 256 px aligned, 1 thread / decode-once limit",
+        "read 256 aligned x1",
+        "limit 256 aligned x1",
+        0.75,
+    ),
+    ("reading 256 px aligned, 1 thread / OpenSlide", "read 256 aligned x1", "openslide 256 aligned x1", 4),
+    (
+        "reading 256 px aligned, 2 threads / decode-once limit",
+        "read 256 aligned x2",
+        "limit 256 aligned x2",
+        0.75,
+    ),
+    ("reading 256 px aligned, 2 threads / OpenSlide", "read 256 aligned x2", "openslide 256 aligned x2", 4),
     ("reading 256 px unaligned, 1 thread / decode-once limit", "read 256 x1", "limit 256 x1", 0.75),
-    ("reading 256 px unaligned, 2 threads / decode-once limit", "read 256 x2", "limit 256 x2", 0.75),
     ("reading 256 px unaligned, 1 thread / OpenSlide", "read 256 x1", "openslide 256 x1", 4),
+    ("reading 256 px unaligned, 2 threads / decode-once limit", "read 256 x2", "limit 256 x2", 0.75),
     ("reading 256 px unaligned, 2 threads / OpenSlide", "read 256 x2", "openslide 256 x2", 4),
     ("reading 448 to 224 px, 1 thread / decode-once limit", "read 448 x1", "limit 448 x1", 0.75),
+    ("reading 448 to 224 px, 1 thread / OpenSlide", "read 448 x1", "openslide 448 x1", 4),
     ("reading 448 to 224 px, 2 threads / decode-once limit", "read 448 x2", "limit 448 x2", 0.75),
     ("reading 448 to 224 px, 2 threads / OpenSlide", "read 448 x2", "openslide 448 x2", 4),
+    ("everything but the network / decode-once limit, 2 threads", "null engine", "limit 448 x2", None),
     ("camelyon-mini through the engine / alone", "camelyon-mini engine", "camelyon-mini alone", 0.97),
     ("resnet18 through the engine / alone", "resnet18 engine", "resnet18 alone", 0.97),
 )

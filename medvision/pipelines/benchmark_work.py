@@ -6,9 +6,11 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,9 +25,11 @@ from medvision.engine.sinks import RasterSink
 from medvision.models import load_model
 from medvision.ops.tissue import box_share
 from medvision.pipelines.heatmap import locate_tissue, read_overview
-from medvision.sources import extent_at, open_source, read_at
+from medvision.sources import Source, extent_at, open_source
+from medvision.sources.resample import Reading
 from medvision.sources.spacing import require_spacing
 
+T = TypeVar("T")
 BATCH = 32
 
 
@@ -77,16 +81,19 @@ class Bench:
 def workloads(bench: Bench) -> dict[str, Callable[[], float]]:
     """Every workload by name."""
     work: dict[str, Callable[[], float]] = {}
-    fine = bench.plan(256, bench.spacing_um, shift=100)
-    coarse = bench.plan(224, 2 * bench.spacing_um, shift=50)
+    plans = {
+        "256 aligned": (bench.plan(256, bench.spacing_um), 1),
+        "256": (bench.plan(256, bench.spacing_um, shift=100), 1),
+        "448": (bench.plan(224, 2 * bench.spacing_um, shift=50), 2),
+    }
     for threads in (1, 2):
-        work[f"read 256 x{threads}"] = lambda n=threads: _read(bench, fine, n)  # type: ignore[misc]
-        work[f"openslide 256 x{threads}"] = lambda n=threads: _openslide(bench, fine, 1, n)  # type: ignore[misc]
-        work[f"limit 256 x{threads}"] = lambda n=threads: _decode_once(bench, fine, 1, n)  # type: ignore[misc]
-        work[f"read 448 x{threads}"] = lambda n=threads: _read(bench, coarse, n)  # type: ignore[misc]
-        work[f"openslide 448 x{threads}"] = lambda n=threads: _openslide(bench, coarse, 2, n)  # type: ignore[misc]
-        work[f"limit 448 x{threads}"] = lambda n=threads: _decode_once(bench, coarse, 2, n)  # type: ignore[misc]
-    work["null engine"] = lambda: _engine(bench, _null_model(2 * bench.spacing_um), coarse)
+        for name, (plan, factor) in plans.items():
+            case = (bench, plan, factor, threads)
+            work[f"read {name} x{threads}"] = partial(_read, *case)
+            work[f"openslide {name} x{threads}"] = partial(_openslide, *case)
+            work[f"limit {name} x{threads}"] = partial(_decode_once, *case)
+    coarse = plans["448"][0]
+    work["null engine"] = lambda: _engine(bench, _null_model(2 * bench.spacing_um), coarse, native=True)
     for name, model in bench.models.items():
         assert model.spacing is not None, "both networks state a spacing"
         plan = bench.plan(model.window[0], 0.5)
@@ -108,15 +115,25 @@ def process_figures(slide: Path, out: Path, device: str) -> Iterator[tuple[str, 
     yield "medvision analyze", "s", _seconds(analyze)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     yield "medvision analyze, peak memory", "MB", peak / 1024
+    plan = [python, "-m", "medvision.pipelines.benchmark_plan", str(slide)]
+    seconds, growth = subprocess.run(plan, check=True, capture_output=True, text=True).stdout.split()
+    yield "tissue and plan of 100,000 px", "s", float(seconds)
+    yield "tissue and plan of 100,000 px, memory", "MB", float(growth)
 
 
-def _read(bench: Bench, plan: TilePlan, threads: int) -> float:
-    """Windows read by this package, from a freshly opened slide."""
-    spacing_um = plan.spacing.mean if plan.spacing else 1.0
+def _native(path: Path) -> Source:
+    """The slide with its full resolution alone, so that 448 px are read for a window of 224 px on any slide."""
+    source = open_source(path)
+    source.levels = source.levels[:1]
+    return source
+
+
+def _read(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float:
+    """Windows read by this package at level 0, from a freshly opened slide."""
     boxes = [plan.box(int(index)) for index in plan.storage_order()]
-    source = open_source(bench.path)
+    source = _native(bench.path)
     try:
-        return _rate(boxes, threads, lambda box: read_at(source, box, spacing_um))
+        return _rate(boxes, threads, Reading.of(source, factor * bench.spacing_um).read)
     finally:
         source.close()
 
@@ -144,40 +161,55 @@ def _openslide(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float
 
 
 def _decode_once(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float:
-    """The limit: each native tile that the windows touch fetched and decoded once, and nothing else done."""
-    tile = bench.tile
-    boxes = [plan.box(int(index)) for index in plan.storage_order()]
+    """The limit: each native tile that the windows touch fetched and decoded once, and nothing else done.
+
+    Windows per second. A reader that shows no tiles is taken at its own reading of squares of 256 px.
+    """
+    source = open_source(bench.path)
+    decode: Callable[[int, int, int], object] | None = getattr(source, "decode", None)
+    rows, columns = (256, 256) if decode is None else source.tile_shape(0)  # type: ignore[attr-defined]
     needed: dict[tuple[int, int], None] = {}
+    boxes = [plan.box(int(index)).intersect(Box((0, 0), plan.extent)) for index in plan.storage_order()]
     for box in boxes:
         (top, left), (bottom, right) = box.start, box.stop
-        for i in range(top * factor // tile, (bottom * factor - 1) // tile + 1):
-            for j in range(left * factor // tile, (right * factor - 1) // tile + 1):
+        for i in range(top * factor // rows, (bottom * factor - 1) // rows + 1):
+            for j in range(left * factor // columns, (right * factor - 1) // columns + 1):
                 needed[i, j] = None
-    source = open_source(bench.path)
+
+    def fetch(tile: tuple[int, int]) -> object:
+        if decode is not None:
+            return decode(0, *tile)
+        return source.read(Box.at((tile[0] * rows, tile[1] * columns), (rows, columns)), 0)
+
     try:
-        tiles = [Box.at((i * tile, j * tile), (tile, tile)) for i, j in needed]
-        rate = _rate(tiles, threads, lambda box: source.read(box, 0))
+        rate = _rate(list(needed), threads, fetch)
     finally:
         source.close()
-    return rate * len(boxes) / len(tiles)
+    return rate * len(boxes) / len(needed)
 
 
-def _rate(boxes: list[Box], threads: int, read: Callable[[Box], object]) -> float:
+def _rate(items: Sequence[T], threads: int, read: Callable[[T], object]) -> float:
+    """Items per second, given to the threads in runs, so that handing them out costs nothing."""
+
+    def run(first: int) -> None:
+        for item in items[first : first + size]:
+            read(item)
+
+    size = max(1, min(16, len(items) // (4 * threads)))
     started = time.perf_counter()
     if threads == 1:
-        for box in boxes:
-            read(box)
+        for item in items:
+            read(item)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(read, boxes, chunksize=8):
-                pass
-    return len(boxes) / (time.perf_counter() - started)
+            list(pool.map(run, range(0, len(items), size)))
+    return len(items) / (time.perf_counter() - started)
 
 
-def _engine(bench: Bench, model: PatchModel, plan: TilePlan) -> float:
+def _engine(bench: Bench, model: PatchModel, plan: TilePlan, native: bool = False) -> float:
     """The windows through the patch engine, from a freshly opened slide."""
     engine = PatchEngine(EngineSettings(device=bench.device, batch_size=BATCH))
-    source = open_source(bench.path)
+    source = _native(bench.path) if native else open_source(bench.path)
     try:
         started = time.perf_counter()
         engine.run(source, plan, model, RasterSink(plan, model.classes))

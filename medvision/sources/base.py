@@ -68,6 +68,38 @@ class Source(Protocol):
         """Release the file. Closing twice is allowed."""
 
 
+class DirectSource(Protocol):
+    """What a reader may offer beyond `Source`, so that pixels are written once, where they are wanted.
+
+    It is recognised by its method.
+    """
+
+    def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
+        """`read`, into `out`: uint8 `(*box.shape, channels)`, a view of a larger array or not. All of it is written."""
+
+
+class TiledSource(DirectSource, Protocol):
+    """A reader that decodes tiles: what reading can cost at best, and means over whole pixels made once per tile.
+
+    It is recognised by its methods: `tile_shape` and `decode`, `shrinks` and `shrunk_into`.
+    """
+
+    def tile_shape(self, level: int) -> tuple[int, int]:
+        """Rows and columns of the tiles in which `level` is stored; tile (0, 0) begins at pixel (0, 0)."""
+
+    def decode(self, level: int, row: int, column: int) -> Pixels:
+        """Fetch and decode one tile, past every cache; uint8 `(rows, columns, channels)`. It may exceed the image."""
+
+    def shrinks(self, level: int, factor: int) -> bool:
+        """Whether `shrunk_into` can be asked for this level and factor."""
+
+    def shrunk_into(self, out: Pixels, box: Box, level: int, factor: int) -> None:
+        """Means of `factor` x `factor` whole pixels of `level`, into `out` of the shape of `box`.
+
+        `box` counts in such blocks. The values are those of `medvision.sources.shrink` on what `read` gives.
+        """
+
+
 Opener = Callable[[Path], Source]
 """Opens a path, or raises `UnreadableSourceError`. Registered openers are tried by `medvision.sources.open_source`."""
 

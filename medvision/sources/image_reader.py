@@ -81,17 +81,21 @@ class ImageSource:
 
     def read(self, box: Box, level: int = 0) -> Pixels:
         """Pixels of `box`; white outside. See `Source.read`."""
+        out = np.empty((*box.shape, 3), np.uint8)
+        self.read_into(out, box, level)
+        return out
+
+    def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
+        """`read`, into `out`. See `DirectSource`."""
         if self._closed:
             raise UnreadableSourceError(f"{self.path} is closed")
         if level != 0:
             raise IndexError(f"{self.path} has level 0 only, not {level}")
         inside = box.intersect(Box((0, 0), self.levels[0].shape))
-        if inside == box:
-            return self.pixels[box.slices()].copy()
-        out = np.full((*box.shape, 3), self.fill, np.uint8)
+        if inside != box:
+            out.fill(self.fill)
         if inside.size:
             out[inside.shift((-box.start[0], -box.start[1])).slices()] = self.pixels[inside.slices()]
-        return out
 
     def close(self) -> None:
         """Drop the pixels."""

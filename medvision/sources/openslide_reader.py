@@ -91,28 +91,29 @@ class OpenSlideSource:
 
     def read(self, box: Box, level: int = 0) -> Pixels:
         """Pixels of `box` in `level`; white outside and where the format leaves out background. See `Source.read`."""
+        pixels = np.empty((*box.shape, 3), np.uint8)
+        self.read_into(pixels, box, level)
+        return pixels
+
+    def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
+        """`read`, into `out`. See `DirectSource`."""
         import openslide
 
         slide = self._current()
         inside = box.intersect(Box((0, 0), self.levels[level].shape))
-        if inside == box:
-            pixels, part = None, box
-        else:
-            pixels, part = np.full((*box.shape, 3), self.fill, np.uint8), inside
-        if not part.size:
-            return np.full((*box.shape, 3), self.fill, np.uint8)
-        found = read_twice(
+        if inside != box:
+            out.fill(self.fill)
+        if not inside.size:
+            return
+        target = out[inside.shift((-box.start[0], -box.start[1])).slices()]
+        read_twice(
             self.path,
             box,
             level,
-            lambda: self._region(slide, part, level),
-            lambda: self._second_look(slide, part, level),
+            lambda: self._region(slide, inside, level, target),
+            lambda: self._second_look(slide, inside, level, target),
             (openslide.OpenSlideError,),
         )
-        if pixels is None:
-            return found
-        pixels[part.shift((-box.start[0], -box.start[1])).slices()] = found
-        return pixels
 
     def close(self) -> None:
         """Give up the handle; it closes when the last read in progress ends."""
@@ -128,19 +129,18 @@ class OpenSlideSource:
                 self._slide = _open(self.path)
             return self._slide
 
-    def _second_look(self, failed: Any, part: Box, level: int) -> Pixels:
+    def _second_look(self, failed: Any, part: Box, level: int, out: Pixels) -> None:
         """Read through a handle of its own, so that the outcome depends on this window alone."""
         with self._lock:
             if self._slide is failed:
                 self._slide = None
         fresh = _open(self.path)
-        pixels = self._region(fresh, part, level)
+        self._region(fresh, part, level, out)
         with self._lock:
             if self._slide is None and not self._closed:
                 self._slide = fresh
-        return pixels
 
-    def _region(self, slide: Any, part: Box, level: int) -> Pixels:
+    def _region(self, slide: Any, part: Box, level: int, out: Pixels) -> None:
         scale = self._downsamples[level]
         # Between whole pixels of a level OpenSlide interpolates. Start where the level-0 position is (nearly) whole.
         top, left = (_grid_start(start, scale) for start in part.start)
@@ -149,10 +149,11 @@ class OpenSlideSource:
         rgba = np.asarray(image)[part.start[0] - top :, part.start[1] - left :]
         alpha = rgba[..., 3]
         if alpha.min() == 255:
-            return np.ascontiguousarray(rgba[..., :3])
+            out[:] = rgba[..., :3]
+            return
         if self.vendor not in _SPARSE and not alpha[1:-1, 1:-1].all():
             raise ValueError("a tile is empty (zero bytes), and this format has no empty tiles by design")
-        return on_white(rgba[..., :3], alpha)
+        out[:] = on_white(rgba[..., :3], alpha)
 
 
 def _open(path: Path) -> Any:

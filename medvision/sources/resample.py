@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,13 +27,20 @@ import numpy.typing as npt
 from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
 from medvision.sources.base import Pixels, Source
+from medvision.sources.shrink import shrink_into
 from medvision.sources.spacing import require_spacing
 
 TOLERANCE = 0.01
 """Largest relative difference between a wanted pixel and whole native ones that is served without blending."""
+_EXACT = 1e-13
+_MOST_TAPS = 8
+"""Side of an area in native pixels up to which these are summed one by one."""
+_TILE_SHRINK = 8
+"""Largest block that is averaged tile by tile; beyond it the reduced tiles are too small to be worth keeping."""
 _NATIVE_SIDE = 2048
 """Side of the largest native block held while reducing; bounds memory and keeps 32-bit integral images exact."""
 
+_Write = Callable[[Pixels, Box], None]
 Indices = npt.NDArray[np.int64]
 
 
@@ -44,26 +54,62 @@ def extent_at(source: Source, spacing_um: float) -> tuple[int, int]:
     return rows, columns
 
 
-def read_at(source: Source, box: Box, spacing_um: float) -> Pixels:
+def read_at(source: Source, box: Box, spacing_um: float, out: Pixels | None = None) -> Pixels:
     """Pixels of `box`, in plan pixels at `spacing_um`, as uint8 `(*box.shape, 3)`; `source.fill` outside the image.
+
+    With `out` they are written there, and it is returned. Who reads many windows makes one `Reading` instead.
 
     Raises:
         SpacingError: if the source has no spacing fit to measure with.
         WindowUnreadableError: if any part inside the image cannot be decoded.
     """
-    level, factors = choose_level(source, spacing_um)
-    wholes = tuple(max(1, round(f)) for f in factors)
-    if all(abs(f / k - 1) <= TOLERANCE for f, k in zip(factors, wholes, strict=True)):
-        if wholes == (1, 1):
-            return _pick(source, box, level, factors)
-        return _in_parts(
-            box,
-            (wholes[0], wholes[1]),
-            lambda part: _mean_of_whole(source, part, level, factors, (wholes[0], wholes[1])),
-        )
-    if min(factors) >= 1:
-        return _in_parts(box, factors, lambda part: _mean_of_area(source, part, level, factors))
-    return _in_parts(box, (1.0, 1.0), lambda part: _between(source, part, level, factors))
+    return Reading.of(source, spacing_um).read(box, out)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Reading:
+    """A source read at one spacing: the level and the way to resample, chosen once. Safe on any number of threads.
+
+    `factors` is how many pixels of `level` a wanted pixel spans, per axis. `write` fills an array with a box.
+    """
+
+    source: Source
+    level: int
+    factors: tuple[float, float]
+    write: _Write
+
+    @classmethod
+    def of(cls, source: Source, spacing_um: float) -> Reading:
+        """Choose level and resampling. Raises `SpacingError` where the spacing is not fit to measure with."""
+        level, factors = choose_level(source, spacing_um)
+        row, column = (max(1, round(f)) for f in factors)
+        if abs(factors[0] / row - 1) <= TOLERANCE and abs(factors[1] / column - 1) <= TOLERANCE:
+            return cls(source, level, factors, _write_whole(source, level, factors, (row, column)))
+        mean = _mean_of_area if min(factors) >= 1 else _between
+        native = (max(1.0, factors[0]), max(1.0, factors[1]))
+        return cls(source, level, factors, _in_parts(native, partial(mean, source, level, factors)))
+
+    def read(self, box: Box, out: Pixels | None = None) -> Pixels:
+        """Pixels of `box`, in plan pixels, uint8 `(*box.shape, 3)`; in `out` where it is given. See `read_at`."""
+        pixels = np.empty((*box.shape, 3), np.uint8) if out is None else out
+        if pixels.size:
+            self.write(pixels, box)
+        return pixels
+
+
+def _write_whole(source: Source, level: int, factors: tuple[float, float], wholes: tuple[int, int]) -> _Write:
+    """How to write means of whole native pixels: through the reader's own shortcuts where they give the same."""
+    k = wholes[0]
+    # So near to a whole number that no position up to the longest side is rounded to another pixel.
+    aligned = k == wholes[1] and max(abs(f - k) for f in factors) < _EXACT
+    if aligned and k == 1:
+        into: Callable[[Pixels, Box, int], None] | None = getattr(source, "read_into", None)
+        return partial(_copy, source, level) if into is None else lambda out, box: into(out, box, level)
+    shrinks: Callable[[int, int], bool] | None = getattr(source, "shrinks", None)
+    if aligned and k <= _TILE_SHRINK and shrinks is not None and shrinks(level, k):
+        shrunk: Callable[[Pixels, Box, int, int], None] = source.shrunk_into  # type: ignore[attr-defined]
+        return lambda out, box: shrunk(out, box, level, k)
+    return _in_parts(wholes, partial(_mean_of_whole, source, level, factors, wholes))
 
 
 def overview(source: Source, spacing_um: float, block: int = 256) -> tuple[Pixels, npt.NDArray[np.bool_]]:
@@ -75,9 +121,10 @@ def overview(source: Source, spacing_um: float, block: int = 256) -> tuple[Pixel
     extent = Box((0, 0), extent_at(source, spacing_um))
     pixels = np.full((*extent.shape, 3), source.fill, np.uint8)
     readable = np.zeros(extent.shape, np.bool_)
+    reading = Reading.of(source, spacing_um)
     for part in _parts(extent, block, block):
         try:
-            pixels[part.slices()] = read_at(source, part, spacing_um)
+            reading.read(part, pixels[part.slices()])
         except WindowUnreadableError:
             continue  # the mask tells
         readable[part.slices()] = True
@@ -110,15 +157,18 @@ def _fit(source: Source, spacing_um: float) -> tuple[float, float]:
     return row, column
 
 
-def _in_parts(box: Box, factors: tuple[float, float], read: Callable[[Box], Pixels]) -> Pixels:
-    """`read(box)`, in parts whose native pixels fit in memory."""
-    rows, columns = (max(1, int(_NATIVE_SIDE / f)) for f in factors)
-    if box.shape[0] <= rows and box.shape[1] <= columns:
-        return read(box)
-    pixels = np.empty((*box.shape, 3), np.uint8)
-    for part in _parts(box, rows, columns):
-        pixels[part.shift((-box.start[0], -box.start[1])).slices()] = read(part)
-    return pixels
+def _in_parts(factors: tuple[float, float], write: _Write) -> _Write:
+    """`write(out, box)`, in parts whose native pixels fit in memory."""
+
+    def write_parts(out: Pixels, box: Box) -> None:
+        rows, columns = (max(1, int(_NATIVE_SIDE / f)) for f in factors)
+        if box.shape[0] <= rows and box.shape[1] <= columns:
+            write(out, box)
+            return
+        for part in _parts(box, rows, columns):
+            write(out[part.shift((-box.start[0], -box.start[1])).slices()], part)
+
+    return write_parts
 
 
 def _parts(box: Box, rows: int, columns: int) -> Iterator[Box]:
@@ -127,36 +177,33 @@ def _parts(box: Box, rows: int, columns: int) -> Iterator[Box]:
             yield Box((i, j), (min(i + rows, box.stop[0]), min(j + columns, box.stop[1])))
 
 
-def _pick(source: Source, box: Box, level: int, factors: tuple[float, float]) -> Pixels:
-    """One native pixel for each: the one that holds the wanted pixel's centre."""
-    rows, columns = (_firsts(box, axis, factors[axis], 1) for axis in (0, 1))
-    if not box.size:
-        return np.empty((*box.shape, 3), np.uint8)
-    native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
-    pixels = source.read(native, level)
-    if native.shape == box.shape:
-        return pixels
-    return np.ascontiguousarray(pixels[rows - rows[0]][:, columns - columns[0]])
+def _copy(source: Source, level: int, out: Pixels, box: Box) -> None:
+    out[:] = source.read(box, level)
 
 
 def _mean_of_whole(
-    source: Source, box: Box, level: int, factors: tuple[float, float], wholes: tuple[int, int]
-) -> Pixels:
-    """The mean of k x k whole native pixels for each."""
-    import cv2
-
+    source: Source,
+    level: int,
+    factors: tuple[float, float],
+    wholes: tuple[int, int],
+    out: Pixels,
+    box: Box,
+) -> None:
+    """The mean of k x m whole native pixels for each."""
     rows, columns = (_firsts(box, axis, factors[axis], wholes[axis]) for axis in (0, 1))
-    if not box.size:
-        return np.empty((*box.shape, 3), np.uint8)
     k, m = wholes
     native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + k, int(columns[-1]) + m))
     pixels = np.asarray(source.read(native, level))
-    if native.shape[0] != box.shape[0] * k:
-        pixels = pixels[((rows - rows[0])[:, None] + np.arange(k)).ravel()]
-    if native.shape[1] != box.shape[1] * m:
-        pixels = pixels[:, ((columns - columns[0])[:, None] + np.arange(m)).ravel()]
-    reduced = cv2.resize(pixels, box.shape[::-1], interpolation=cv2.INTER_AREA)
-    return np.asarray(reduced, np.uint8)
+    # Where the factor is a little off a whole number the positions slip once in a while: runs between the slips.
+    for i0, i1 in _runs(rows, k):
+        r = int(rows[i0] - rows[0])
+        for j0, j1 in _runs(columns, m):
+            c = int(columns[j0] - columns[0])
+            piece = pixels[r : r + (i1 - i0) * k, c : c + (j1 - j0) * m]
+            if k == m == 1:
+                out[i0:i1, j0:j1] = piece
+            else:
+                shrink_into(out[i0:i1, j0:j1], piece)
 
 
 def _firsts(box: Box, axis: int, factor: float, whole: int) -> Indices:
@@ -167,8 +214,51 @@ def _firsts(box: Box, axis: int, factor: float, whole: int) -> Indices:
     return firsts
 
 
-def _mean_of_area(source: Source, box: Box, level: int, factors: tuple[float, float]) -> Pixels:
-    """The exact mean over each pixel's area.
+def _runs(firsts: Indices, whole: int) -> list[tuple[int, int]]:
+    """Half-open runs of wanted pixels whose native pixels follow one another without gap or overlap."""
+    slips = np.flatnonzero(np.diff(firsts) != whole) + 1
+    edges = [0, *slips.tolist(), len(firsts)]
+    return list(pairwise(edges))
+
+
+def _mean_of_area(source: Source, level: int, factors: tuple[float, float], out: Pixels, box: Box) -> None:
+    """The exact mean over each pixel's area: of the few native pixels it meets, each weighted by its share."""
+    import cv2
+
+    if max(factors) > _MOST_TAPS:
+        _mean_of_large_area(source, level, factors, out, box)
+        return
+    edges = [np.arange(box.start[axis], box.stop[axis] + 1) * factors[axis] for axis in (0, 1)]
+    start = tuple(math.floor(e[0]) for e in edges)
+    stop = tuple(math.ceil(e[-1]) for e in edges)
+    native = source.read(Box(start, stop), level)
+    # Rows are gathered at the speed of a copy, single pixels are not: hence the turn before the second axis.
+    rows = _shares(native, edges[0] - start[0])
+    columns = _shares(cv2.transpose(rows), edges[1] - start[1])
+    out[:] = np.clip(np.rint(cv2.transpose(columns)), 0, 255)
+
+
+def _shares(values: npt.NDArray[Any], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Means of `values` (n, m, 3) along its first axis between consecutive `edges`."""
+    lower, upper = edges[:-1], edges[1:]
+    first = np.floor(lower).astype(np.int64)
+    flat = values.reshape(len(values), -1).astype(np.float32, copy=False)
+    means = np.zeros((len(first), flat.shape[1]), np.float32)
+    part = np.empty_like(means)
+    for tap in range(int((np.ceil(upper) - first).max(initial=1))):
+        at = first + tap
+        covered = np.clip(np.minimum(upper, at + 1) - np.maximum(lower, at), 0, None)
+        share = (covered / (upper - lower)).astype(np.float32)
+        np.take(flat, np.minimum(at, len(flat) - 1), axis=0, out=part, mode="clip")
+        part *= share[:, None]
+        means += part
+    return means.reshape(len(first), *values.shape[1:])
+
+
+def _mean_of_large_area(
+    source: Source, level: int, factors: tuple[float, float], out: Pixels, box: Box
+) -> None:
+    """The exact mean over areas of many native pixels.
 
     The integral image of a piecewise constant picture is bilinear between pixel corners, so its values at the wanted
     pixels' corners, and their second differences, are exact.
@@ -176,15 +266,13 @@ def _mean_of_area(source: Source, box: Box, level: int, factors: tuple[float, fl
     import cv2
 
     edges = [np.arange(box.start[axis], box.stop[axis] + 1) * factors[axis] for axis in (0, 1)]
-    if not box.size:
-        return np.empty((*box.shape, 3), np.uint8)
     start = tuple(math.floor(e[0]) for e in edges)
     stop = tuple(math.ceil(e[-1]) for e in edges)
     integral = cv2.integral(source.read(Box(start, stop), level), sdepth=cv2.CV_32S)
     rows = _at(integral, edges[0] - start[0])
     sums = _at(rows.transpose(1, 0, 2), edges[1] - start[1]).transpose(1, 0, 2)
     means = np.diff(np.diff(sums, axis=0), axis=1) / (factors[0] * factors[1])
-    return np.ascontiguousarray(np.clip(np.rint(means), 0, 255).astype(np.uint8))
+    out[:] = np.clip(np.rint(means), 0, 255)
 
 
 def _at(table: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -195,14 +283,14 @@ def _at(table: npt.NDArray[Any], positions: npt.NDArray[Any]) -> npt.NDArray[np.
     return np.asarray(below + (table[low + 1] - below) * share)
 
 
-def _between(source: Source, box: Box, level: int, factors: tuple[float, float]) -> Pixels:
+def _between(source: Source, level: int, factors: tuple[float, float], out: Pixels, box: Box) -> None:
     """Bilinear between native centres; beyond the outermost centre the border pixel is kept, outside is `fill`."""
     shape = source.levels[level].shape
-    out = np.full((*box.shape, 3), source.fill, np.uint8)
+    out.fill(source.fill)
     positions = [(np.arange(box.start[axis], box.stop[axis]) + 0.5) * factors[axis] for axis in (0, 1)]
     seen = [(p >= 0) & (p < n) for p, n in zip(positions, shape, strict=True)]
     if not (seen[0].any() and seen[1].any()):
-        return out
+        return
     places = [np.clip(p[s] - 0.5, 0, n - 1) for p, s, n in zip(positions, seen, shape, strict=True)]
     start = tuple(int(p[0]) for p in places)
     stop = tuple(min(int(p[-1]) + 2, n) for p, n in zip(places, shape, strict=True))
@@ -211,4 +299,3 @@ def _between(source: Source, box: Box, level: int, factors: tuple[float, float])
     rows = _at(native, places[0] - start[0])
     blended = _at(rows.transpose(1, 0, 2), places[1] - start[1]).transpose(1, 0, 2)
     out[np.ix_(*seen)] = np.rint(blended).astype(np.uint8)
-    return out

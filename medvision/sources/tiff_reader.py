@@ -10,7 +10,7 @@ import logging
 import os
 import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from medvision.core.geometry import Box, Spacing
 from medvision.sources.base import READERS, Level, Pixels
 from medvision.sources.faults import DeclinedError, declining, read_twice
 from medvision.sources.levels import pyramid
+from medvision.sources.shrink import shrink_into
 from medvision.sources.tiff_codec import decode_tile
 from medvision.sources.tiff_tags import Page, parse
-from medvision.sources.tile_cache import TileCache
+from medvision.sources.tile_cache import TileCache, cache_bytes
 
 # tifffile reports damaged tags through logging; what matters of it arrives as our errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -73,11 +74,12 @@ class TiffSource:
     channels: int = 3
     fill: int = 255
     reader: str = "tiff"
-    cache: TileCache = field(default_factory=TileCache)
 
     def __post_init__(self) -> None:
         self._file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self._file)
+        largest = max(3 * page.form.tile[0] * page.form.tile[1] for page in self.pages)
+        self.cache = TileCache(cache_bytes(largest))
         shapes = [page.shape[::-1] if self.orientation >= 5 else page.shape for page in self.pages]
         self.levels: tuple[Level, ...] = pyramid(shapes)
 
@@ -88,11 +90,37 @@ class TiffSource:
 
     def read(self, box: Box, level: int = 0) -> Pixels:
         """Pixels of `box` in `level`; white outside the image. See `Source.read`."""
-        page = self.pages[level]
+        pixels = np.empty((*box.shape, 3), np.uint8)
+        self.read_into(pixels, box, level)
+        return pixels
+
+    def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
+        """`read`, into `out`. See `DirectSource`."""
         if self.orientation == 1:
-            return self._read_stored(box, level)
-        stored = _unturned(box, page.shape, self.orientation)
-        return np.ascontiguousarray(_turned(self._read_stored(stored, level), self.orientation))
+            self._copy(out, box, level, 1)
+            return
+        stored = _unturned(box, self.pages[level].shape, self.orientation)
+        pixels = np.empty((*stored.shape, 3), np.uint8)
+        self._copy(pixels, stored, level, 1)
+        out[:] = _turned(pixels, self.orientation)
+
+    def shrinks(self, level: int, factor: int) -> bool:
+        """Whether tiles of `level` hold whole blocks of `factor` x `factor` pixels. See `TiledSource`."""
+        page = self.pages[level]
+        rows, columns = page.form.tile
+        return self.orientation == 1 and page.tiled and rows % factor == 0 and columns % factor == 0
+
+    def shrunk_into(self, out: Pixels, box: Box, level: int, factor: int) -> None:
+        """Means of whole pixels, each tile reduced once. See `TiledSource`."""
+        self._copy(out, box, level, factor)
+
+    def tile_shape(self, level: int) -> tuple[int, int]:
+        """Rows and columns of a stored tile (a strip is one) of `level`."""
+        return self.pages[level].form.tile
+
+    def decode(self, level: int, row: int, column: int) -> Pixels:
+        """Fetch and decode one stored tile, past the cache."""
+        return self._decode(self.pages[level], row, column)
 
     def close(self) -> None:
         """Close the file and drop the tiles held."""
@@ -110,42 +138,65 @@ class TiffSource:
             row, column = divmod(int(held[np.abs(held - middle).argmin()]), page.grid[1])
             try:
                 with declining():
-                    self._tile(index, row, column)
+                    self._tile(index, row, column, 1)
             except DeclinedError as error:
                 raise DeclinedError(
                     f"tile ({row}, {column}) of level {index}: {error}", recognised=True
                 ) from error
 
-    def _read_stored(self, box: Box, level: int) -> Pixels:
+    def _copy(self, out: Pixels, box: Box, level: int, factor: int) -> None:
+        """Write stored pixels of `box` into `out`; with a `factor`, `box` counts in blocks of that many pixels."""
         if not self._close.alive:
             raise UnreadableSourceError(f"{self.path} is closed")
         page = self.pages[level]
-        inside = box.intersect(Box((0, 0), page.shape))
-        pixels = np.empty((*box.shape, 3), np.uint8)
-        if inside != box:
-            pixels.fill(self.fill)
-        if not inside.size:
-            return pixels
-        (top, left), (bottom, right) = inside.start, inside.stop
-        rows, columns = page.form.tile
+        (start_row, start_column), (stop_row, stop_column) = box.start, box.stop
+        top, left = max(start_row, 0), max(start_column, 0)
+        bottom = min(stop_row, -(-page.shape[0] // factor))
+        right = min(stop_column, -(-page.shape[1] // factor))
+        if (top, left, bottom, right) != (start_row, start_column, stop_row, stop_column):
+            out.fill(self.fill)
+        if top >= bottom or left >= right:
+            return
+        rows, columns = page.form.tile[0] // factor, page.form.tile[1] // factor
         for i in range(top // rows, (bottom - 1) // rows + 1):
+            y = i * rows
+            y0, y1 = max(y, top), min(y + rows, bottom)
             for j in range(left // columns, (right - 1) // columns + 1):
-                tile = self._tile_or_fault(level, i, j, box)
-                y, x = i * rows, j * columns
-                y0, y1, x0, x1 = max(y, top), min(y + rows, bottom), max(x, left), min(x + columns, right)
-                target = pixels[y0 - box.start[0] : y1 - box.start[0], x0 - box.start[1] : x1 - box.start[1]]
-                target[:] = tile[y0 - y : y1 - y, x0 - x : x1 - x]
-        return pixels
+                tile = self.cache.find((level, factor, i, j))
+                if tile is None:
+                    tile = self._tile_or_fault(level, i, j, factor, box)
+                x = j * columns
+                x0, x1 = max(x, left), min(x + columns, right)
+                out[y0 - start_row : y1 - start_row, x0 - start_column : x1 - start_column] = tile[
+                    y0 - y : y1 - y, x0 - x : x1 - x
+                ]
 
-    def _tile_or_fault(self, level: int, i: int, j: int, box: Box) -> Pixels:
+    def _tile_or_fault(self, level: int, i: int, j: int, factor: int, box: Box) -> Pixels:
         def again() -> Pixels:
             self._reopen()
-            return self._tile(level, i, j)
+            return self._tile(level, i, j, factor)
 
-        return read_twice(self.path, box, level, lambda: self._tile(level, i, j), again)
+        native = Box(
+            (box.start[0] * factor, box.start[1] * factor), (box.stop[0] * factor, box.stop[1] * factor)
+        )
+        return read_twice(self.path, native, level, lambda: self._tile(level, i, j, factor), again)
 
-    def _tile(self, level: int, i: int, j: int) -> Pixels:
-        return self.cache.get((level, i, j), lambda: self._decode(self.pages[level], i, j))
+    def _tile(self, level: int, i: int, j: int, factor: int) -> Pixels:
+        page = self.pages[level]
+        if factor == 1:
+            return self.cache.get((level, 1, i, j), lambda: self._decode(page, i, j))
+        return self.cache.get((level, factor, i, j), lambda: self._shrunk(page, i, j, factor))
+
+    def _shrunk(self, page: Page, i: int, j: int, factor: int) -> Pixels:
+        tile = self._decode(page, i, j)
+        rows, columns = (n - k * side for n, k, side in zip(page.shape, (i, j), page.form.tile, strict=True))
+        if rows < tile.shape[0] or columns < tile.shape[1]:
+            tile = tile.copy()  # what lies beyond the image is not what an encoder completed the tile with
+            tile[max(rows, 0) :] = self.fill
+            tile[:, max(columns, 0) :] = self.fill
+        out = np.empty((tile.shape[0] // factor, tile.shape[1] // factor, 3), np.uint8)
+        shrink_into(out, tile)
+        return out
 
     def _decode(self, page: Page, i: int, j: int) -> Pixels:
         form = page.form
