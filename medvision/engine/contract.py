@@ -22,6 +22,25 @@ class Normalisation:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    def rows(self, columns: int, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift, float32 `(columns * channels,)`: the normalised row is `row * scale + shift`."""
+        scale = torch.tensor([1 / (255 * s) for s in self.std], dtype=torch.float32)
+        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32)
+        return scale.repeat(columns).to(device), shift.repeat(columns).to(device)
+
+
+def normalise(batch: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Float32 `(n, channels, *window)` from uint8 `(n, *window, channels)`, by one multiplication and addition a value.
+
+    The memory stays in the order of the batch, channels last, which is the order that convolutions compute in fastest.
+    `scale` and `shift` hold one value per column and channel (`Normalisation.rows`): whole rows are long enough to be
+    computed by vector instructions, three channels are not.
+    """
+    rows = batch.reshape(batch.shape[0], -1, scale.shape[0]).float()
+    values = torch.addcmul(shift, rows, scale).reshape(batch.shape)
+    axes = batch.ndim
+    return values.permute(0, axes - 1, *range(1, axes - 1))
+
 
 @dataclass(frozen=True, eq=False)
 class PatchModel:
@@ -52,12 +71,8 @@ class PatchModel:
 
     def prepare(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalise a uint8 batch `(n, *window, channels)`, on the device already, to `(n, channels, *window)`."""
-        axes = batch.ndim
-        moved = batch.permute(0, axes - 1, *range(1, axes - 1))
-        shape = (1, -1, *([1] * (axes - 2)))
-        mean = torch.tensor(self.normalisation.mean, device=batch.device, dtype=torch.float32).view(shape)
-        std = torch.tensor(self.normalisation.std, device=batch.device, dtype=torch.float32).view(shape)
-        return (moved.float() / 255 - mean) / std
+        scale, shift = self.normalisation.rows(self.window[-1], batch.device)
+        return normalise(batch, scale, shift)
 
     def __call__(self, batch: torch.Tensor) -> ModelOutputs:
         """Outputs `(n, ...)`, or one dictionary per window, for a uint8 batch `(n, *window, channels)`."""

@@ -30,7 +30,9 @@ class ArraySource:
 
     def __post_init__(self) -> None:
         if self.array.dtype != np.uint8 or self.array.ndim != len(self.axes) + 1:
-            raise ValueError(f"axes {self.axes!r} want a uint8 array with one more axis, got {self.array.shape}")
+            raise ValueError(
+                f"axes {self.axes!r} want a uint8 array with one more axis, got {self.array.shape}"
+            )
 
     @property
     def channels(self) -> int:
