@@ -97,7 +97,7 @@ def _candidates(
     fast: list[Precision] = [named] if named else []
     if named is None:
         # Without probabilities there is no bound to keep, so float32 it is.
-        bounded = model.output == "scores" and "bfloat16" in model.precisions
+        bounded = model.output == "scores" and "bfloat16" in model.precisions and "bfloat16" in model.close
         fast = ["bfloat16", "float32"] if bounded and computes_bfloat16(device) else ["float32"]
     names = [backend]
     if backend == "auto" and not any(True for _ in model.net.parameters()):

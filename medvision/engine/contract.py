@@ -63,6 +63,8 @@ class PatchModel:
     activation: Callable[[Any], ModelOutputs]
     positive: str | None = None
     precisions: tuple[str, ...] = ("float32",)
+    close: tuple[str, ...] = ("float32",)
+    """Precisions that were measured to give the same answers, on labelled windows: the ones "auto" chooses among."""
     version: str = ""
     calibration: str = "uncalibrated"
     """How scores became probabilities, in words for the report."""

@@ -23,7 +23,8 @@ def fold_norms(net: nn.Module) -> tuple[nn.Module, int]:
     """A copy of `net` in evaluation mode with every foldable normalisation folded, and how many were.
 
     Only a pair of plain torch modules is folded, each of which is called once and the first of which feeds nothing but
-    the second, as a symbolic trace of the network shows. What cannot be traced is copied as it is. `net` is not changed.
+    the second, as a symbolic trace of the network shows. What cannot be traced is
+    copied as it is. `net` is not changed.
     """
     twin = copy.deepcopy(net).eval()
     kinds = {type(module) for module in twin.modules()}

@@ -12,8 +12,8 @@ from pathlib import Path
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
 from medvision.core.results import Raster
-from medvision.engine.contract import PatchModel
 from medvision.engine.backends import Runner, prepare
+from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
