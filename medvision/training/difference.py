@@ -37,7 +37,7 @@ def measure_difference(
 
 def _scores(runner: Runner, windows: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     with torch.inference_mode():
-        parts = [runner(part) for part in torch.from_numpy(windows).split(32)]
+        parts = [runner(part) for part in torch.split(torch.from_numpy(windows), 32)]
     return np.concatenate([part.numpy() for part in parts if isinstance(part, torch.Tensor)]).astype(
         np.float64
     )
