@@ -107,6 +107,7 @@ def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, 
     with brush.over("gland", 2.5, 1.0) as g:
         if g:
             g.fill(0.0, 0.03 + 0.03 * np.maximum(g.coarse, 0))
+    np.maximum(planes, 0, out=planes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,6 @@ class _Coat:
             change = value - plane
             change *= alpha
             plane += change
-            np.maximum(plane, 0, out=plane)
 
 
 class _Brush:
