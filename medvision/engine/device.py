@@ -37,14 +37,14 @@ def available_devices() -> list[str]:
     return ["cpu", *cuda, *mps]
 
 
-def resolve_precision(name: str, model: PatchModel, device: torch.device) -> Precision:
-    """The precision to run in: "auto" is bfloat16 on CUDA where the model's contract allows it, else float32.
+def allowed_precision(name: str, model: PatchModel) -> Precision | None:
+    """The precision called `name`; None for "auto", which leaves the choice to the backend.
 
     Raises:
-        UsageError: if the model's contract does not allow the named precision.
+        UsageError: if there is no such precision, or the model's contract does not allow it.
     """
     if name == "auto":
-        return "bfloat16" if device.type == "cuda" and "bfloat16" in model.precisions else "float32"
+        return None
     if name == "float32":
         return "float32"
     if name == "bfloat16":
@@ -53,6 +53,16 @@ def resolve_precision(name: str, model: PatchModel, device: torch.device) -> Pre
             raise UsageError(f"model {model.name!r} may not run in {name!r}; its contract allows: {allowed}")
         return "bfloat16"
     raise UsageError(f"precision {name!r} is unknown; choose among: auto, float32, bfloat16")
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16: without them it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return False
+    can = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(can.get("avx512_bf16") or can.get("amx_bf16"))
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:

@@ -23,15 +23,10 @@ import torch
 
 from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
+from medvision.engine.backends import Runner, prepare
 from medvision.engine.checkpoint import Checkpoint
 from medvision.engine.contract import ModelOutputs, PatchModel
-from medvision.engine.device import (
-    Precision,
-    autocast,
-    is_out_of_memory,
-    resolve_device,
-    resolve_precision,
-)
+from medvision.engine.device import Precision, is_out_of_memory, resolve_device
 from medvision.engine.plan import Int64Array, TilePlan
 from medvision.engine.sinks import Outputs, Sink, Windows
 from medvision.sources.base import Source
@@ -52,6 +47,7 @@ class EngineSettings:
     buffers: int = 4
     """Batches in memory at once: one on the device, the others being read."""
     checkpoint_seconds: float = 20.0
+    backend: str = "auto"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.readers < 1 or self.buffers < 2:
@@ -80,6 +76,7 @@ class RunStats:
     batch_size: int
     device: str
     precision: Precision
+    backend: str
     seconds: float
 
     @property
@@ -131,15 +128,23 @@ class PatchEngine:
         self._on_windows = on_windows or (lambda _count: None)
         self._batch_size = self.settings.batch_size
 
+    def prepare(self, model: PatchModel) -> Runner:
+        """The model ready to run as the settings say; to be given to several runs, where making it takes time.
+
+        Raises:
+            UsageError: if the model, the device, the backend and the precision do not fit each other.
+        """
+        return prepare(model, self.device, self.settings.backend, self.settings.precision)
+
     def run(
         self,
         source: Source,
         plan: TilePlan,
-        model: PatchModel,
+        model: PatchModel | Runner,
         sink: Sink[R],
         checkpoint: Path | None = None,
     ) -> tuple[R, RunStats]:
-        """Run `model` over the windows of one plan; returns the sink's result and what happened.
+        """Run `model`, prepared or not, over the windows of one plan; returns the sink's result and what happened.
 
         With `checkpoint`, progress is saved there at intervals and at an interruption, and a run that finds a
         checkpoint of the same source, plan and model continues after it. The caller deletes it once the result is safe.
@@ -153,7 +158,7 @@ class PatchEngine:
         raise AssertionError("a run yields exactly one result per job")
 
     def run_many(
-        self, jobs: Iterable[Job[R]], model: PatchModel, pack: bool = False
+        self, jobs: Iterable[Job[R]], model: PatchModel | Runner, pack: bool = False
     ) -> Iterator[tuple[Job[R], R, RunStats]]:
         """Run over several jobs, reading the next while the device still works on the last; yields each as it ends.
 
@@ -161,15 +166,13 @@ class PatchEngine:
         may hold windows of several jobs, which is what many one-window images need; without it a job's batches are its
         own, and its numbers cannot depend on its neighbours.
         """
-        precision = resolve_precision(self.settings.precision, model, self.device)
+        runner = model if isinstance(model, Runner) else self.prepare(model)
+        model = runner.model
         self._batch_size = self.settings.batch_size
-        model.net.eval().to(self.device)
-        if len(model.window) == 2:
-            model.net.to(memory_format=torch.channels_last)
         buffers: list[torch.Tensor] = []
         active: list[_Progress] = []
         finished: deque[_Progress] = deque()
-        batches = self._batches(jobs, model, pack, active, finished)
+        batches = self._batches(jobs, runner, pack, active, finished)
         reading: deque[_Batch] = deque()
         running: deque[_Batch] = deque()
         pool = ThreadPoolExecutor(self.settings.readers, thread_name_prefix="medvision-read")
@@ -184,7 +187,7 @@ class PatchEngine:
                     batch = reading.popleft()
                     for read in batch.reads:
                         read.result()
-                    self._launch(batch, model, precision)
+                    self._launch(batch, runner)
                     running.append(batch)
                 # On a GPU the launch returns at once: collect the batch before, while this one computes.
                 if running and (len(running) > 1 or not reading):
@@ -194,7 +197,7 @@ class PatchEngine:
                 while finished:
                     progress = finished.popleft()
                     active.remove(progress)
-                    yield self._finish(progress, precision)
+                    yield self._finish(progress, runner)
                 if not reading and not running:
                     break
         except BaseException:
@@ -208,7 +211,7 @@ class PatchEngine:
     def _batches(
         self,
         jobs: Iterable[Job[Any]],
-        model: PatchModel,
+        runner: Runner,
         pack: bool,
         active: list[_Progress],
         finished: deque[_Progress],
@@ -217,8 +220,8 @@ class PatchEngine:
         size = self.settings.batch_size
         held: list[tuple[_Progress, Int64Array]] = []
         for job in jobs:
-            _check(job.plan, job.source, model)
-            progress, groups = self._begin(job, model, size)
+            _check(job.plan, job.source, runner.model)
+            progress, groups = self._begin(job, runner, size)
             active.append(progress)
             if not groups:
                 finished.append(progress)
@@ -234,14 +237,14 @@ class PatchEngine:
         if held:
             yield held
 
-    def _begin(self, job: Job[Any], model: PatchModel, size: int) -> tuple[_Progress, list[Int64Array]]:
+    def _begin(self, job: Job[Any], runner: Runner, size: int) -> tuple[_Progress, list[Int64Array]]:
         order = job.plan.storage_order()
         groups = [order[k : k + size] for k in range(0, len(order), size)]
         checkpoint: Checkpoint | None = None
         done, unread = 0, list[int]()
         if job.checkpoint is not None:
             # "order" names the order of reading: batches done mean other windows in another one.
-            key = {"plan": job.plan.digest, "model": model.digest, "batch_size": size, "order": "strips"}
+            key = {"plan": job.plan.digest, "batch_size": size, "order": "strips", **runner.identity}
             checkpoint = Checkpoint(job.checkpoint, key, self.settings.checkpoint_seconds)
             done, unread = checkpoint.restore(job.sink)
         resumed = sum(len(group) for group in groups[:done])
@@ -273,7 +276,7 @@ class PatchEngine:
         ]
         return _Batch(buffer, parts, readable, reads)
 
-    def _launch(self, batch: _Batch, model: PatchModel, precision: Precision) -> None:
+    def _launch(self, batch: _Batch, runner: Runner) -> None:
         """Run the model on the readable windows; on a GPU this returns before the result is there."""
         count = len(batch.readable)
         rows = np.flatnonzero(batch.readable)
@@ -283,8 +286,8 @@ class PatchEngine:
         while True:
             try:
                 chunks = torch.split(pixels, self._batch_size)
-                with torch.inference_mode(), autocast(self.device, precision):
-                    outputs = [model(chunk.to(self.device, non_blocking=True)) for chunk in chunks]
+                with torch.inference_mode():
+                    outputs = [runner(chunk) for chunk in chunks]
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self._batch_size == 1:
@@ -321,14 +324,15 @@ class PatchEngine:
                 finished.append(progress)
         self._on_windows(at)
 
-    def _finish(self, progress: _Progress, precision: Precision) -> tuple[Job[Any], Any, RunStats]:
+    def _finish(self, progress: _Progress, runner: Runner) -> tuple[Job[Any], Any, RunStats]:
         stats = RunStats(
             windows=len(progress.job.plan),
             unread=tuple(sorted(progress.unread)),
             resumed=progress.resumed,
             batch_size=self._batch_size,
             device=str(self.device),
-            precision=precision,
+            precision=runner.precision,
+            backend=runner.backend,
             seconds=time.perf_counter() - progress.started,
         )
         return progress.job, progress.job.sink.finish(), stats

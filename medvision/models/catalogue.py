@@ -158,7 +158,9 @@ def load_model(
 
 def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: str = "") -> PatchModel:
     """A network with its contract, in evaluation mode. The digest covers its weights and all that changes outputs."""
-    said = contract.model_dump(mode="json", exclude={"figures", "calibration", "version", "precisions"})
+    said = contract.model_dump(
+        mode="json", exclude={"figures", "calibration", "version", "precisions", "differences"}
+    )
     return PatchModel(
         name=name,
         net=net.eval(),
@@ -171,6 +173,7 @@ def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: s
         activation=TemperedSoftmax(contract.temperature),
         positive=contract.positive or contract.classes[-1],
         precisions=contract.precisions,
+        close=("float32", *(name for name, found in contract.differences.items() if found.is_close)),
         version=contract.version,
         calibration=contract.calibration,
         card=card,

@@ -32,6 +32,21 @@ class Figure(BaseModel):
         return None if interval is None else (round(interval[0], 4), round(interval[1], 4))
 
 
+class Difference(BaseModel):
+    """How far a precision is from float32 eager on labelled windows: largest change of a probability, of the AUC."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    probability: float = Field(ge=0)
+    auc: float = Field(ge=0)
+    windows: int = Field(gt=0)
+
+    @property
+    def is_close(self) -> bool:
+        """Probabilities within 0.01, and the AUC the same to three decimals."""
+        return self.probability <= 0.01 and self.auc < 0.0005
+
+
 class WeightsContract(BaseModel):
     """The metadata kept inside a safetensors file: everything that must not be guessed at."""
 
@@ -49,6 +64,8 @@ class WeightsContract(BaseModel):
     precisions: tuple[str, ...] = ("float32",)
     version: str = ""
     figures: dict[str, Figure] = Field(default_factory=dict)
+    differences: dict[str, Difference] = Field(default_factory=dict)
+    """By precision, where it was measured. Without one a precision runs only when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from medvision.core.errors import UsageError
 from medvision.ops.outlines import Polygon, outlines_by_label
@@ -83,6 +82,8 @@ def find_regions(
     if not cell_um > 0:
         raise UsageError(f"cell of {cell_um:g} um: the side must be above 0")
     # 8-connected; the labels count from 1 in row order of their first cell
+    from scipy import ndimage  # half a second to load, and needed only after the network
+
     labels, _ = ndimage.label(np.nan_to_num(values, nan=-1.0) >= threshold, structure=np.ones((3, 3)))
     groups = _measure(labels, values)
     kept = groups.cells * cell_um**2 >= minimum_area_um2

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 Points = npt.NDArray[np.float64]
 """Vertices `(k, 2)` as (row, column); a ring does not repeat its first vertex."""
@@ -48,6 +47,8 @@ def outline_cells(member: npt.NDArray[np.bool_]) -> tuple[Polygon, ...]:
     Cells that meet only at a corner fall into different polygons, and no ring visits a vertex twice, so every polygon
     is valid by the OGC's rules and the areas sum to the number of true cells.
     """
+    from scipy import ndimage  # half a second to load, and needed only after the network
+
     parts, _ = ndimage.label(member)
     grouped = outlines_by_label(member, parts)
     return tuple(polygon for label in sorted(grouped) for polygon in grouped[label])
@@ -60,6 +61,8 @@ def outlines_by_label(
 
     All cells of one polygon must share a label, as they do where cells with a common border do.
     """
+    from scipy import ndimage  # half a second to load, and needed only after the network
+
     parts, _ = ndimage.label(member)
     exteriors: dict[int, Points] = {}
     holes: dict[int, list[Points]] = defaultdict(list)

@@ -12,8 +12,9 @@ from pathlib import Path
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
 from medvision.core.results import Raster
+from medvision.engine.backends import Runner, prepare
 from medvision.engine.contract import PatchModel
-from medvision.engine.device import resolve_device, resolve_precision
+from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
 from medvision.ops.tissue import Tissue
@@ -84,15 +85,29 @@ def configured_model(config: AnalyzeConfig) -> PatchModel:
 
 
 def check_config(config: AnalyzeConfig) -> PatchModel:
-    """The model of `config`, after making sure that model, stride, device and precision fit each other.
+    """The model of `config`, after making sure that model, stride, device, backend and precision fit each other.
 
     Raises:
         MedvisionError: with what to pass instead.
     """
     model = configured_model(config)
     stride_px(model, config.stride)
-    resolve_precision(config.precision, model, resolve_device(config.device))
+    configured_runner(config)
     return model
+
+
+def configured_runner(config: AnalyzeConfig) -> Runner:
+    """The model of `config` ready to run; made once per process, whatever the number of slides.
+
+    Raises:
+        MedvisionError: if model, device, backend and precision do not fit each other.
+    """
+    return _runner_for(configured_model(config), config.device, config.backend, config.precision)
+
+
+@lru_cache(maxsize=2)
+def _runner_for(model: PatchModel, device: str, backend: str, precision: str) -> Runner:
+    return prepare(model, resolve_device(device), backend, precision)
 
 
 def analyze_slides(
@@ -194,13 +209,17 @@ class _Analysis:
 
     def _spec(self) -> ResultSpec:
         """Everything that the result depends on."""
-        precision = resolve_precision(self.config.precision, self.model, self.engine.device)
+        runner = configured_runner(self.config)
         return ResultSpec(
             kind="analyze",
             name=self.slide.name,
             source=self.source.id,
             model=self.model.digest,
-            config={**self.config.findings_fields(), "precision": precision},
+            config={
+                **self.config.findings_fields(),
+                "precision": runner.precision,
+                "backend": runner.backend,
+            },
         )
 
     def _make(self, folder: Path, scratch: Path) -> None:
@@ -218,7 +237,7 @@ class _Analysis:
         if len(plan):
             quality = measure_quality(self.source, tissue, overview)
             raster, self.stats = compute_heatmap(
-                self.engine, self.source, plan, self.model, scratch / "heatmap.npz"
+                self.engine, self.source, plan, configured_runner(self.config), scratch / "heatmap.npz"
             )
             self._refuse_unread(self.stats)
             findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
@@ -293,6 +312,7 @@ class _Analysis:
             device=stats.device if stats else str(self.engine.device),
             batch_size=stats.batch_size if stats else self.config.batch_size,
             precision=stats.precision if stats else "float32",
+            backend=stats.backend if stats else "",
             tiles_per_second=round(stats.windows_per_second, 1) if stats else None,
             command=_command(self.config),
         )

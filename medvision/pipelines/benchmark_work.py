@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from medvision.core.geometry import Box, Spacing
+from medvision.engine.backends import Runner, prepare
 from medvision.engine.contract import Normalisation, PatchModel
-from medvision.engine.device import autocast, resolve_device, resolve_precision
+from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.engine.plan import TilePlan, grid
 from medvision.engine.sinks import RasterSink
@@ -93,12 +94,14 @@ def workloads(bench: Bench) -> dict[str, Callable[[], float]]:
             work[f"openslide {name} x{threads}"] = partial(_openslide, *case)
             work[f"limit {name} x{threads}"] = partial(_decode_once, *case)
     coarse = plans["448"][0]
-    work["null engine"] = lambda: _engine(bench, _null_model(2 * bench.spacing_um), coarse, native=True)
+    null = prepare(_null_model(2 * bench.spacing_um), resolve_device(bench.device))
+    work["null engine"] = lambda: _engine(bench, null, coarse, native=True)
     for name, model in bench.models.items():
         assert model.spacing is not None, "both networks state a spacing"
         plan = bench.plan(model.window[0], 0.5)
-        work[f"{name} alone"] = lambda m=model: _alone(bench, m)  # type: ignore[misc]
-        work[f"{name} engine"] = lambda m=model, p=plan: _engine(bench, m, p)  # type: ignore[misc]
+        runner = prepare(model, resolve_device(bench.device))
+        work[f"{name} alone"] = lambda r=runner: _alone(bench, r)  # type: ignore[misc]
+        work[f"{name} engine"] = lambda r=runner, p=plan: _engine(bench, r, p)  # type: ignore[misc]
     return work
 
 
@@ -206,31 +209,28 @@ def _rate(items: Sequence[T], threads: int, read: Callable[[T], object]) -> floa
     return len(items) / (time.perf_counter() - started)
 
 
-def _engine(bench: Bench, model: PatchModel, plan: TilePlan, native: bool = False) -> float:
+def _engine(bench: Bench, runner: Runner, plan: TilePlan, native: bool = False) -> float:
     """The windows through the patch engine, from a freshly opened slide."""
     engine = PatchEngine(EngineSettings(device=bench.device, batch_size=BATCH))
     source = _native(bench.path) if native else open_source(bench.path)
     try:
         started = time.perf_counter()
-        engine.run(source, plan, model, RasterSink(plan, model.classes))
+        engine.run(source, plan, runner, RasterSink(plan, runner.model.classes))
         return len(plan) / (time.perf_counter() - started)
     finally:
         source.close()
 
 
-def _alone(bench: Bench, model: PatchModel) -> float:
+def _alone(bench: Bench, runner: Runner) -> float:
     """The network on batches that are in memory already, as many windows as the engine is given."""
-    device = resolve_device(bench.device)
-    precision = resolve_precision("auto", model, device)
-    model.net.eval().to(device)
-    batch = torch.randint(0, 256, (BATCH, *model.window, 3), dtype=torch.uint8)
+    batch = torch.randint(0, 256, (BATCH, *runner.model.window, 3), dtype=torch.uint8)
     batches = max(1, bench.windows // BATCH)
-    with torch.inference_mode(), autocast(device, precision):
+    with torch.inference_mode():
         started = time.perf_counter()
         for _ in range(batches):
-            model(batch.to(device, non_blocking=True))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            runner(batch)
+        if runner.device.type == "cuda":
+            torch.cuda.synchronize(runner.device)
         return batches * BATCH / (time.perf_counter() - started)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 
 from medvision.core.errors import MedvisionError
+from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
-from medvision.engine.device import resolve_device
-from medvision.pipelines.analyze import configured_model
+from medvision.pipelines.analyze import configured_runner
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.heatmap import locate_tissue, plan_heatmap, read_overview
 from medvision.sources import open_source, read_at
@@ -44,8 +44,8 @@ def check_slides(slides: Sequence[Path], config: AnalyzeConfig) -> Iterator[Slid
     Raises:
         MedvisionError: if the model or the device cannot be had.
     """
-    model = configured_model(config)
-    rate = _model_rate(model, config)
+    runner = configured_runner(config)
+    model, rate = runner.model, _model_rate(runner, config.batch_size)
     for slide in slides:
         try:
             yield _check(slide, config, model, rate)
@@ -81,19 +81,16 @@ def _check(slide: Path, config: AnalyzeConfig, model: PatchModel, rate: float) -
         source.close()
 
 
-def _model_rate(model: PatchModel, config: AnalyzeConfig) -> float:
-    """Windows per second of the model alone, at the batch size of the configuration."""
-    device = resolve_device(config.device)
-    net = model.net.eval().to(device)
-    channels = len(model.normalisation.mean)
-    batch = torch.zeros((config.batch_size, *model.window, channels), dtype=torch.uint8, device=device)
+def _model_rate(runner: Runner, batch_size: int) -> float:
+    """Windows per second of the model alone."""
+    channels = len(runner.model.normalisation.mean)
+    batch = torch.zeros((batch_size, *runner.model.window, channels), dtype=torch.uint8)
     with torch.inference_mode():
-        model(batch)
+        runner(batch)
         started = time.perf_counter()
         for _ in range(2):
-            model(batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+            runner(batch)
+        if runner.device.type == "cuda":
+            torch.cuda.synchronize(runner.device)
         seconds = time.perf_counter() - started
-    del net
-    return 2 * config.batch_size / seconds
+    return 2 * batch_size / seconds

@@ -62,6 +62,13 @@ class AnalyzeConfig(Record):
     )
     device: Annotated[str, _says("auto, cpu, cuda, cuda:1, ... or mps.")] = "auto"
     precision: Annotated[str, _says("auto, float32 or bfloat16.")] = "auto"
+    backend: Annotated[
+        str,
+        _says(
+            "auto (the fastest within 0.01 of float32 that is installed), eager, fused, compile, "
+            "openvino or onnxruntime."
+        ),
+    ] = "auto"
     batch_size: Annotated[Count, _says("Windows per batch; halved by itself when memory runs out.")] = 32
     readers: Annotated[Count, _says("Threads that read ahead of the device.")] = 2
 
@@ -75,7 +82,7 @@ class AnalyzeConfig(Record):
 
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result; where and how fast it was computed does not."""
-        how = {"weights", "classes", "device", "precision", "batch_size", "readers"}
+        how = {"weights", "classes", "device", "precision", "backend", "batch_size", "readers"}
         fields: dict[str, Scalar] = self.model_dump(exclude=how)
         fields["classes"] = None if self.classes is None else ",".join(self.classes)
         return fields

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.core.geometry import Spacing
 from medvision.core.results import Raster
+from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import PatchEngine, RunStats
 from medvision.engine.plan import TilePlan, grid
@@ -106,10 +107,10 @@ def spacing_of(model: PatchModel) -> float:
 
 
 def compute_heatmap(
-    engine: PatchEngine, source: Source, plan: TilePlan, model: PatchModel, checkpoint: Path | None = None
+    engine: PatchEngine, source: Source, plan: TilePlan, runner: Runner, checkpoint: Path | None = None
 ) -> tuple[Raster, RunStats]:
     """Probabilities of every class per cell; NaN where there is no tissue or the window could not be read."""
-    return engine.run(source, plan, model, RasterSink(plan, model.classes), checkpoint)
+    return engine.run(source, plan, runner, RasterSink(plan, runner.model.classes), checkpoint)
 
 
 def sample_windows(

@@ -93,5 +93,8 @@ def _run_facts(result: SlideResult, run: RunRecord) -> tuple[Fact, ...]:
         Fact("Started (UTC)", run.started_utc),
         Fact("Finished (UTC)", run.finished_utc),
         Fact("Duration", f"{text.duration(run.seconds)}{speed}"),
-        Fact("Device", f"{run.device}, batch {run.batch_size}, {run.precision}"),
+        Fact(
+            "Device",
+            f"{run.device}, batch {run.batch_size}, {run.precision}{run.backend and f', {run.backend}'}",
+        ),
     )

@@ -130,6 +130,7 @@ class RunRecord(Record):
     precision: str
     tiles_per_second: float | None
     command: str
+    backend: str = ""
     warnings: tuple[str, ...] = ()
 
 

@@ -1,0 +1,222 @@
+"""Ways to compute a network: as it is, folded for speed, compiled, or by another runtime.
+
+Each backend turns a model into a `Runner`, which takes uint8 windows and gives the model's outputs. The model itself is
+never changed: a backend that rewrites the network works on a copy. What "auto" chooses depends on the model's contract,
+on the processor and on what is installed, never on a timing, so that the same command gives the same bytes again.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from medvision.core.errors import UsageError
+from medvision.core.registry import Registry
+from medvision.engine.contract import ModelOutputs, PatchModel, normalise
+from medvision.engine.device import Precision, allowed_precision, autocast, computes_bfloat16
+from medvision.engine.fold import fold_norms
+
+BOUND = 0.01
+"""Largest difference of a probability from float32 eager at which "auto" may choose a backend or precision."""
+
+Raw = Callable[[torch.Tensor], torch.Tensor | object]
+"""What a network returns, before its activation, for uint8 windows `(n, *window, channels)` on the device."""
+
+Build = Callable[[PatchModel, torch.device, Precision], Raw]
+
+BACKENDS: Registry[Build] = Registry("backend")
+
+
+@dataclass(frozen=True, eq=False)
+class Runner:
+    """A model ready to run: call it with uint8 windows `(n, *window, channels)`, on the device or in pinned memory.
+
+    `difference` is the largest difference of a probability from float32 eager over a few probe windows; None where it
+    was not measured: for eager float32 itself, and for models that do not give probabilities.
+    """
+
+    model: PatchModel
+    device: torch.device
+    backend: str
+    precision: Precision
+    raw: Raw
+    difference: float | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """All of this that changes an output."""
+        return {"model": self.model.digest, "backend": self.backend, "precision": self.precision}
+
+    def __call__(self, batch: torch.Tensor) -> ModelOutputs:
+        """Outputs `(n, ...)` in float32, or one dictionary per window."""
+        raw = self.raw(batch.to(self.device, non_blocking=True))
+        return self.model.activation(raw.float() if isinstance(raw, torch.Tensor) else raw)
+
+
+def prepare(
+    model: PatchModel, device: torch.device, backend: str = "auto", precision: str = "auto"
+) -> Runner:
+    """The model ready to run on `device`.
+
+    A choice of "auto" is checked on probe windows, and the next best taken if it fails there or differs from float32
+    eager by more than `BOUND`. What is named is taken as named, with its difference.
+
+    Raises:
+        UnknownNameError: for a backend that does not exist, with those that do.
+        UsageError: if the model's contract does not allow the precision, the backend cannot compute in it, is not
+            installed, or cannot run this network.
+    """
+    candidates = _candidates(model, device, backend, precision)
+    problem: UsageError | None = None
+    for number, (name, chosen) in enumerate(candidates):
+        last = number == len(candidates) - 1
+        try:
+            runner = _made(model, device, name, chosen)
+        except UsageError as error:
+            if last:
+                raise
+            problem = error
+            continue
+        if last or (BOUND if runner.difference is None else runner.difference) <= BOUND:
+            return runner
+    raise problem or AssertionError("there is always a candidate")
+
+
+def _candidates(
+    model: PatchModel, device: torch.device, backend: str, precision: str
+) -> list[tuple[str, Precision]]:
+    """Backends with precisions to try, best first; one where both are named."""
+    if backend != "auto":
+        build = BACKENDS[backend]  # refuse an unknown name before anything else
+        del build
+    named = allowed_precision(precision, model)
+    fast: list[Precision] = [named] if named else []
+    if named is None:
+        # Without probabilities there is no bound to keep, so float32 it is.
+        bounded = model.output == "scores" and "bfloat16" in model.precisions and "bfloat16" in model.close
+        fast = ["bfloat16", "float32"] if bounded and computes_bfloat16(device) else ["float32"]
+    names = [backend]
+    if backend == "auto" and not any(True for _ in model.net.parameters()):
+        return [("eager", fast[-1])]  # nothing to gain where there are no weights
+    if backend == "auto":
+        from medvision.engine.runtimes import openvino_suits
+
+        names = ["openvino", "fused"] if openvino_suits(model, device) else ["fused"]
+    pairs = [(name, chosen) for chosen in fast for name in names]
+    return [*pairs, ("eager", fast[-1])] if backend == "auto" else pairs
+
+
+def _made(model: PatchModel, device: torch.device, name: str, precision: Precision) -> Runner:
+    """The runner of a backend, tried on probe windows."""
+    if name == "eager" and precision == "float32":
+        return Runner(model, device, name, precision, _eager(model, device, precision))
+    raw = BACKENDS[name](model, device, precision)
+    runner = Runner(model, device, name, precision, raw)
+    if model.output != "scores":
+        return runner
+    probe = _probe(model)
+    exact = Runner(model, device, "eager", "float32", _eager(model, device, "float32"))
+    with torch.inference_mode():
+        try:
+            found = runner(probe)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            said = str(error).strip().partition("\n")[0]
+            raise UsageError(
+                f"backend {name!r} in {precision} cannot run model {model.name!r} ({said}); pass --backend eager"
+            ) from error
+        expected = exact(probe)
+    return Runner(model, device, name, precision, raw, _difference(found, expected))
+
+
+def _difference(a: ModelOutputs, b: ModelOutputs) -> float | None:
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor) or a.shape != b.shape:
+        return None
+    return float((a.float() - b.float()).abs().max())
+
+
+def _probe(model: PatchModel) -> torch.Tensor:
+    """Two windows of smooth colour with some grain, always the same: the range of stained tissue, not of noise."""
+    random = torch.Generator().manual_seed(0)
+    channels = len(model.normalisation.mean)
+    coarse = torch.rand((2, channels, *(max(2, side // 16) for side in model.window)), generator=random)
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(model.window)]
+    smooth = nn.functional.interpolate(coarse, size=model.window, mode=mode)
+    grain = torch.rand(smooth.shape, generator=random)
+    return (90 + 130 * smooth + 30 * grain).to(torch.uint8).movedim(1, -1).contiguous()
+
+
+class Windows(nn.Module):
+    """A network that takes uint8 windows `(n, *window, channels)`: normalisation, then the network itself."""
+
+    def __init__(self, model: PatchModel, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.net = net
+        self.dtype = dtype
+        scale, shift = model.normalisation.rows(model.window[-1])
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, batch: torch.Tensor) -> object:
+        """What the network returns."""
+        return self.net(normalise(batch, self.scale, self.shift).to(self.dtype))  # type: ignore[arg-type]
+
+
+@BACKENDS.register("eager")
+def _eager(model: PatchModel, device: torch.device, precision: Precision) -> Raw:
+    """The network as it is; bfloat16 by autocast. On its own device the network itself is used, else a copy."""
+    here = all(tensor.device == device for tensor in _tensors(model.net))
+    net = model.net.eval() if here else copy.deepcopy(model.net).eval().to(device)
+    scale, shift = model.normalisation.rows(model.window[-1], device)
+
+    def run(batch: torch.Tensor) -> object:
+        with autocast(device, precision):
+            return net(normalise(batch, scale, shift))
+
+    return run
+
+
+@BACKENDS.register("fused")
+def _fused(model: PatchModel, device: torch.device, precision: Precision) -> Raw:
+    """Normalisations folded into convolutions, weights channels-last and in the precision itself."""
+    return fused_module(model, device, precision)
+
+
+@BACKENDS.register("compile")
+def _compiled(model: PatchModel, device: torch.device, precision: Precision) -> Raw:
+    """The fused network compiled by torch.compile: the first batch waits for the compiler, tens of seconds."""
+    compiled: Raw = torch.compile(fused_module(model, device, precision), dynamic=True)
+    return compiled
+
+
+@BACKENDS.register("openvino")
+def _openvino(model: PatchModel, device: torch.device, precision: Precision) -> Raw:
+    """Intel's runtime, on the CPU; extra `openvino`."""
+    from medvision.engine.runtimes import openvino_raw
+
+    return openvino_raw(model, device, precision)
+
+
+@BACKENDS.register("onnxruntime")
+def _onnxruntime(model: PatchModel, device: torch.device, precision: Precision) -> Raw:
+    """ONNX Runtime, on the CPU in float32; extra `onnx`."""
+    from medvision.engine.runtimes import onnxruntime_raw
+
+    return onnxruntime_raw(model, device, precision)
+
+
+def fused_module(model: PatchModel, device: torch.device, precision: Precision) -> Windows:
+    """The network folded and laid out for `device`, with its normalisation before it; a copy."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    net, _ = fold_norms(model.net)
+    net = net.requires_grad_(False).to(device=device, dtype=dtype)
+    if len(model.window) == 2:
+        net = net.to(memory_format=torch.channels_last)
+    return Windows(model, net, dtype).eval().to(device)
+
+
+def _tensors(net: nn.Module) -> list[torch.Tensor]:
+    return [*net.parameters(), *net.buffers()]
