@@ -38,6 +38,14 @@ class WindowUnreadableError(MedvisionError, OSError):
     """Pixels of one window that could not be decoded, after the file was reopened and the read retried once."""
 
 
+class PixelsMissingError(WindowUnreadableError):
+    """Pixels of one window that the file never held: a tile of zero bytes, where a scanner left glass out."""
+
+
+class DeviceError(MedvisionError, RuntimeError):
+    """A device that failed while it computed, such as one out of memory at a batch of a single window."""
+
+
 class WeightsError(MedvisionError, ValueError):
     """Weights that are unsafe to load, or do not fit the network they were given for."""
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from medvision.core.errors import UsageError, WindowUnreadableError
+from medvision.core.errors import DeviceError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
 from medvision.engine.backends import Runner, prepare
 from medvision.engine.checkpoint import Checkpoint
@@ -95,14 +95,14 @@ class _Progress:
     batches_done: int
     resumed: int
     started: float
-    unread: list[int] = field(default_factory=list)
+    unread: set[int] = field(default_factory=set)
     reading: Reading | None = None
     """How its windows are read, where its plan has a spacing."""
 
     def save(self, now: bool = False) -> None:
         """Write the checkpoint, where there is one and its time has come."""
         if self.checkpoint is not None and self.batches_done:
-            self.checkpoint.save(self.job.sink, self.batches_done, self.unread, now)
+            self.checkpoint.save(self.job.sink, self.batches_done, sorted(self.unread), now)
 
 
 @dataclass(eq=False)
@@ -247,13 +247,15 @@ class PatchEngine:
             key = {"plan": job.plan.digest, "batch_size": size, "order": "strips", **runner.identity}
             checkpoint = Checkpoint(job.checkpoint, key, self.settings.checkpoint_seconds)
             done, unread = checkpoint.restore(job.sink)
-        resumed = sum(len(group) for group in groups[:done])
+        resumed = sum(len(group) for group in groups[:done]) - len(unread)
         self._on_windows(resumed)
-        left = groups[done:]
+        # What could not be read before is tried again, at the end: the fault may have passed.
+        again = np.array(sorted(unread), np.int64)
+        left = groups[done:] + [again[k : k + size] for k in range(0, len(again), size)]
         spacing = job.plan.spacing
         reading = None if spacing is None or not left else Reading.of(job.source, spacing.mean)
         started = time.perf_counter()
-        return _Progress(job, checkpoint, len(left), done, resumed, started, unread, reading), left
+        return _Progress(job, checkpoint, len(left), done, resumed, started, set(unread), reading), left
 
     def _start_reading(
         self,
@@ -291,7 +293,8 @@ class PatchEngine:
                 break
             except RuntimeError as error:
                 if not is_out_of_memory(error) or self._batch_size == 1:
-                    raise
+                    what = str(error).strip().splitlines() or [type(error).__name__]
+                    raise DeviceError(f"{self.device}: {runner.model.name}: {what[0]}") from error
                 self._batch_size = max(1, min(self._batch_size, len(rows)) // 2)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
@@ -312,11 +315,12 @@ class PatchEngine:
             good = indices[ok]
             if len(good):
                 progress.job.sink.add(_windows(progress.job.plan, good), outputs[row : row + len(good)])
+                progress.unread.difference_update(good.tolist())
                 row += len(good)
             if not ok.all():
                 bad = indices[~ok]
                 progress.job.sink.unread(_windows(progress.job.plan, bad))
-                progress.unread.extend(int(index) for index in bad)
+                progress.unread.update(bad.tolist())
             progress.batches_left -= 1
             progress.batches_done += 1
             progress.save()

@@ -219,12 +219,14 @@ class _Analysis:
                 **self.config.findings_fields(),
                 "precision": runner.precision,
                 "backend": runner.backend,
+                "batch_size": self.config.batch_size,
             },
         )
 
     def _make(self, folder: Path, scratch: Path) -> None:
         """Compute everything and write it into `folder`, which the store then puts in place at once."""
         overview = read_overview(self.source)
+        self._refuse_overview(overview)
         tissue = locate_tissue(overview)
         plan = plan_heatmap(
             self.source, self.model, tissue, overview, self.config.stride, self.config.minimum_tissue
@@ -247,6 +249,14 @@ class _Analysis:
         (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / RUN).write_text(self._run_record().model_dump_json(indent=2) + "\n", encoding="utf-8")
         write_report(folder)
+
+    def _refuse_overview(self, overview: Overview) -> None:
+        """A slide of which much cannot be decoded must not pass as one without tissue."""
+        if overview.unread > self.config.unread_limit:
+            raise UnreadableSourceError(
+                f"{self.slide}: {overview.unread:.1%} of the overview could not be decoded, "
+                f"more than the limit of {self.config.unread_limit:.0%}"
+            )
 
     def _refuse_unread(self, stats: RunStats) -> None:
         share = len(stats.unread) / max(stats.windows, 1)
@@ -370,6 +380,10 @@ def _limits(overview: Overview, findings: SlideFindings | None, config: AnalyzeC
     if overview.unread:
         notes.append(
             f"{overview.unread:.1%} of the overview could not be decoded; tissue there was not looked at."
+        )
+    if overview.missing:
+        notes.append(
+            f"{overview.missing:.1%} of the slide holds no pixels: tiles of zero bytes, taken as glass."
         )
     if findings is not None:
         if findings.heatmap.unread:

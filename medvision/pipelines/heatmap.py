@@ -31,11 +31,15 @@ OVERVIEW_LIMIT = 4096
 
 @dataclass(frozen=True, eq=False)
 class Overview:
-    """The slide at low resolution, RGB, with the spacing it was read at, and the share that could not be decoded."""
+    """The slide at low resolution, RGB, and the spacing it was read at.
+
+    `unread` is the share that could not be decoded, `missing` the share that the file never held.
+    """
 
     image: Pixels
     spacing_um: float
     unread: float = 0.0
+    missing: float = 0.0
 
 
 def read_overview(source: Source) -> Overview:
@@ -49,8 +53,8 @@ def read_overview(source: Source) -> Overview:
     # A small region deserves a finer look: at 8 µm it would be a postage stamp.
     fine = max(base.mean, min(OVERVIEW_UM, min(sides_um) / 512))
     spacing_um = max(fine, max(sides_um) / OVERVIEW_LIMIT)
-    image, readable = overview(source, spacing_um)
-    return Overview(image, spacing_um, 1 - float(readable.mean()))
+    whole = overview(source, spacing_um)
+    return Overview(whole.pixels, spacing_um, float(whole.damaged.mean()), float(whole.missing.mean()))
 
 
 def locate_tissue(overview: Overview) -> Tissue:

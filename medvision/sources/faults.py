@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from medvision.core.errors import (
     MedvisionError,
+    PixelsMissingError,
     SourceTooLargeError,
     UnreadableSourceError,
     WindowUnreadableError,
@@ -48,6 +49,10 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     struct.error,
     zlib.error,
 )
+
+
+class TileMissingError(ValueError):
+    """A tile of zero bytes, met by a reader whose format has none by design."""
 
 
 class DeclinedError(UnreadableSourceError):
@@ -86,7 +91,8 @@ def read_twice(
     """`read()`; if the library fails, `again()`, which reopens the file first; then the window is unreadable.
 
     Raises:
-        WindowUnreadableError: naming the file, the level, the box and the library's reason.
+        WindowUnreadableError: naming the file, the level, the box and the library's reason; `PixelsMissingError`
+            where a tile is empty rather than damaged.
     """
     try:
         return read()
@@ -95,7 +101,8 @@ def read_twice(
     try:
         return again()
     except (*LIBRARY_ERRORS, *also) as error:
-        raise WindowUnreadableError(
+        kind = PixelsMissingError if isinstance(error, TileMissingError) else WindowUnreadableError
+        raise kind(
             f"{path}: level {level}, rows {box.start[0]}-{box.stop[0]}, columns {box.start[1]}-{box.stop[1]} "
             f"cannot be decoded: {reason_of(error)}"
         ) from error

@@ -20,6 +20,7 @@ from medvision.sources.facts import facts
 from medvision.sources.faults import (
     MAX_TILE_PIXELS,
     DeclinedError,
+    TileMissingError,
     check_pixels,
     check_shape,
     declining,
@@ -152,7 +153,9 @@ class OpenSlideSource:
             out[:] = rgba[..., :3]
             return
         if self.vendor not in _SPARSE and not alpha[1:-1, 1:-1].all():
-            raise ValueError("a tile is empty (zero bytes), and this format has no empty tiles by design")
+            raise TileMissingError(
+                "a tile is empty (zero bytes), and this format has no empty tiles by design"
+            )
         out[:] = on_white(rgba[..., :3], alpha)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medvision.core.errors import UsageError, WindowUnreadableError
+from medvision.core.errors import PixelsMissingError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
 from medvision.sources.base import Pixels, Source
 from medvision.sources.shrink import shrink_into
@@ -37,6 +37,8 @@ _MOST_TAPS = 8
 """Side of an area in native pixels up to which these are summed one by one."""
 _TILE_SHRINK = 8
 """Largest block that is averaged tile by tile; beyond it the reduced tiles are too small to be worth keeping."""
+_TILE_SIDE = 128
+"""Half the usual side of a native tile: what cannot be read is narrowed down to it."""
 _NATIVE_SIDE = 2048
 """Side of the largest native block held while reducing; bounds memory and keeps 32-bit integral images exact."""
 
@@ -112,23 +114,45 @@ def _write_whole(source: Source, level: int, factors: tuple[float, float], whole
     return _in_parts(wholes, partial(_mean_of_whole, source, level, factors, wholes))
 
 
-def overview(source: Source, spacing_um: float, block: int = 256) -> tuple[Pixels, npt.NDArray[np.bool_]]:
-    """The whole source at `spacing_um`, and where it could be read.
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """A whole source at one spacing: pixels uint8 `(rows, columns, 3)` of `extent_at`, and two masks of what it lacks.
 
-    Pixels uint8 `(rows, columns, 3)` of `extent_at`; a mask of the same rows and columns. Blocks of `block` pixels that
-    cannot be decoded have `source.fill` and False, so that one damaged tile does not hide a slide.
+    `damaged` could not be decoded; `missing` was never stored (tiles of zero bytes). Both show `source.fill`.
+    """
+
+    pixels: Pixels
+    damaged: npt.NDArray[np.bool_]
+    missing: npt.NDArray[np.bool_]
+
+
+def overview(source: Source, spacing_um: float, block: int = 256) -> Whole:
+    """The whole source at `spacing_um`, read in blocks of `block` pixels.
+
+    A block that cannot be read is halved again and again down to about the size of a native tile, so that one damaged
+    tile hides no more than itself.
     """
     extent = Box((0, 0), extent_at(source, spacing_um))
-    pixels = np.full((*extent.shape, 3), source.fill, np.uint8)
-    readable = np.zeros(extent.shape, np.bool_)
+    shape = extent.shape
+    whole = Whole(
+        np.full((*shape, 3), source.fill, np.uint8), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    )
     reading = Reading.of(source, spacing_um)
-    for part in _parts(extent, block, block):
+    least = max(1, round(_TILE_SIDE / max(1.0, *reading.factors)))
+    waiting = list(_parts(extent, block, block))[::-1]
+    while waiting:
+        part = waiting.pop()
         try:
-            reading.read(part, pixels[part.slices()])
-        except WindowUnreadableError:
-            continue  # the mask tells
-        readable[part.slices()] = True
-    return pixels, readable
+            reading.read(part, whole.pixels[part.slices()])
+        except WindowUnreadableError as error:
+            whole.pixels[part.slices()] = source.fill
+            if max(part.shape) > least:
+                rows, columns = (max(1, -(-n // 2)) for n in part.shape)
+                waiting += list(_parts(part, rows, columns))[::-1]
+            else:
+                mask = whole.missing if isinstance(error, PixelsMissingError) else whole.damaged
+                mask[part.slices()] = True
+    return whole
 
 
 def choose_level(source: Source, spacing_um: float) -> tuple[int, tuple[float, float]]:

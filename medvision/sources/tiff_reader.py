@@ -20,7 +20,7 @@ from medvision.core.digest import digest_file
 from medvision.core.errors import UnreadableSourceError
 from medvision.core.geometry import Box, Spacing
 from medvision.sources.base import READERS, Level, Pixels
-from medvision.sources.faults import DeclinedError, declining, read_twice
+from medvision.sources.faults import DeclinedError, TileMissingError, declining, read_twice
 from medvision.sources.levels import pyramid
 from medvision.sources.shrink import shrink_into
 from medvision.sources.tiff_codec import decode_tile
@@ -210,7 +210,7 @@ class TiffSource:
         offset, size = int(page.offsets[index]), int(page.sizes[index])
         if size == 0 or offset == 0:
             # Some scanners leave such tiles where scanning failed. OpenSlide paints them transparent, so black.
-            raise ValueError(f"tile {index} is empty (zero bytes)")
+            raise TileMissingError(f"tile {index} is empty (zero bytes)")
         data = os.pread(self._file, size, offset)
         if len(data) < size:
             raise ValueError(f"tile {index} lies beyond the end of the file (truncated)")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from medvision.core.errors import UsageError, WindowUnreadableError
+from medvision.core.errors import DeviceError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box, Spacing
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.engine.engine import EngineSettings, Job, PatchEngine
@@ -218,7 +218,7 @@ def test_out_of_memory_halves_the_batch_and_records_it() -> None:
 def test_out_of_memory_at_one_window_is_not_hidden() -> None:
     source = ArraySource(noise((64, 64)))
     plan = grid(source.id, (64, 64), (8, 8))
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(DeviceError, match="cpu: unit: planted"):
         engine(batch_size=8).run(source, plan, unit_model((8, 8), Hoarder(0)), RasterSink(plan, ("m",)))
 
 
@@ -255,6 +255,34 @@ def test_an_interrupted_run_continues_and_ends_with_the_same_values(tmp_path: Pa
     assert counter.calls <= 32 - 17
     assert stats.unread == clean.unread
     np.testing.assert_array_equal(got.values, expected.values)
+
+
+class Passing(ArraySource):
+    """A source whose first windows cannot be read until the fault has passed."""
+
+    healthy = False
+
+    def read(self, box: Box, level: int = 0) -> Pixels:
+        if not self.healthy and box.start[0] < 40:
+            raise WindowUnreadableError("planted")
+        return super().read(box, level)
+
+
+def test_windows_unread_before_a_restart_are_tried_again(tmp_path: Path) -> None:
+    source = Passing(noise((128, 128)))
+    plan = grid(source.id, (128, 128), (8, 8))
+    saved = tmp_path / "progress.npz"
+    with pytest.raises(KeyboardInterrupt):
+        engine(batch_size=8).run(
+            source, plan, unit_model((8, 8), Interrupting(20)), RasterSink(plan, ("m",)), saved
+        )
+    source.healthy = True
+    got, stats = engine(batch_size=8).run(
+        source, plan, unit_model((8, 8), Mean()), RasterSink(plan, ("m",)), saved
+    )
+    assert stats.unread == ()
+    assert stats.resumed > 0
+    assert got.coverage.all()
 
 
 def test_a_checkpoint_of_another_plan_or_a_damaged_one_is_not_used(tmp_path: Path) -> None:

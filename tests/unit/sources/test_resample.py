@@ -166,8 +166,11 @@ def test_overview_marks_what_it_could_not_read(write_pyramid):
     data[offset : offset + 40] = bytes(40)
     path.write_bytes(data)
     source = open_source(path)
-    pixels, readable = overview(source, 1.0, block=64)
-    assert pixels.shape == (512, 512, 3)
-    assert not readable[:64, :64].any()
-    assert readable[64:].all()
-    assert (pixels[:64, :64] == 255).all()
+    whole = overview(source, 1.0, block=256)
+    assert whole.pixels.shape == (512, 512, 3)
+    damaged = np.argwhere(whole.damaged)
+    assert damaged.min() == 0
+    assert 0 < len(damaged) <= 128 * 128  # the tile of 256 native pixels, and no more than itself
+    assert not whole.missing.any()
+    assert (whole.pixels[whole.damaged] == 255).all()
+    assert (whole.pixels[~whole.damaged] == 90).all()
