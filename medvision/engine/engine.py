@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -125,6 +125,10 @@ class PatchEngine:
         self.device = resolve_device(self.settings.device)
         self._on_windows = on_windows or (lambda _count: None)
         self._batch_size = self.settings.batch_size
+
+    def with_batch_size(self, batch_size: int) -> PatchEngine:
+        """An engine of the same settings and listener for windows of another size."""
+        return PatchEngine(replace(self.settings, batch_size=batch_size), self._on_windows)
 
     def run(
         self,

@@ -18,6 +18,7 @@ from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.dense import Agreement, check_dense, compute_dense, plan_dense
 from medvision.pipelines.heatmap import (
     Overview,
     compute_heatmap,
@@ -84,13 +85,13 @@ def configured_model(config: AnalyzeConfig) -> PatchModel:
 
 
 def check_config(config: AnalyzeConfig) -> PatchModel:
-    """The model of `config`, after making sure that model, stride, device and precision fit each other.
+    """The model of `config`, after making sure that model, stride, dense mode, device and precision fit each other.
 
     Raises:
         MedvisionError: with what to pass instead.
     """
     model = configured_model(config)
-    stride_px(model, config.stride)
+    check_dense(model, stride_px(model, config.stride), config.dense)
     resolve_precision(config.precision, model, resolve_device(config.device))
     return model
 
@@ -169,6 +170,7 @@ class _Analysis:
     started: float
     began: str
     stats: RunStats | None = None
+    agreement: Agreement | None = None
 
     def outcome(self) -> SlideOutcome:
         """Make or find the result, with its report, and say what became of the slide."""
@@ -210,16 +212,21 @@ class _Analysis:
         plan = plan_heatmap(
             self.source, self.model, tissue, overview, self.config.stride, self.config.minimum_tissue
         )
+        dense = plan_dense(self.model, plan, self.config.dense)
         if self.on_plan is not None:
-            self.on_plan(self.name, len(plan))
+            self.on_plan(self.name, len(plan) if dense is None else dense.units)
         findings: SlideFindings | None = None
         raster: Raster | None = None
         quality: tuple[QcMeasure, ...] = ()
         if len(plan):
             quality = measure_quality(self.source, tissue, overview)
-            raster, self.stats = compute_heatmap(
-                self.engine, self.source, plan, self.model, scratch / "heatmap.npz"
-            )
+            saved = scratch / "heatmap.npz"
+            if dense is None:
+                raster, self.stats = compute_heatmap(self.engine, self.source, plan, self.model, saved)
+            else:
+                raster, self.stats, self.agreement = compute_dense(
+                    self.engine, self.source, dense, self.config.threshold, saved
+                )
             self._refuse_unread(self.stats)
             findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
         positive = self.model.positive or self.model.classes[-1]
@@ -270,7 +277,7 @@ class _Analysis:
             tissue=describe_tissue(tissue, overview),
             qc=quality,
             regions=write_crops(self.source, findings.regions, folder) if findings else (),
-            limits=_limits(overview, findings, self.config),
+            limits=_limits(overview, findings, self.agreement, self.config),
             images=images,
             thumbnail_spacing_um=thumbnail_um,
         )
@@ -344,13 +351,17 @@ def _model_info(model: PatchModel) -> ModelInfo:
     )
 
 
-def _limits(overview: Overview, findings: SlideFindings | None, config: AnalyzeConfig) -> tuple[str, ...]:
+def _limits(
+    overview: Overview, findings: SlideFindings | None, agreement: Agreement | None, config: AnalyzeConfig
+) -> tuple[str, ...]:
     """Sentences on what the result does not cover."""
     notes = []
     if overview.unread:
         notes.append(
             f"{overview.unread:.1%} of the overview could not be decoded; tissue there was not looked at."
         )
+    if agreement is not None:
+        notes.append(agreement.sentence())
     if findings is not None:
         if findings.heatmap.unread:
             lost = f"{findings.heatmap.unread} of {findings.heatmap.windows} windows"
