@@ -28,11 +28,11 @@ from medvision.core.errors import UsageError
 from medvision.engine.contract import ModelOutputs, PatchModel
 from medvision.models.split import NotDenseError, split_classifier
 
-BLOCK_PX = 1856
+BLOCK_PX = 1920
 """Longest side of a block. A larger one shares more at its border and takes more memory."""
 
-HALO_PX = 64
-"""Pixels around a block whose features are thrown away where the trunk pads, so that blocks leave no seams."""
+HALO_PX = 32
+"""Pixels around a block whose features are thrown away where the trunk pads, so that blocks leave hardly a seam."""
 
 _HEAD_ELEMENTS = 1 << 24
 """Feature values copied for the head at once: 64 MiB."""
@@ -43,8 +43,8 @@ class DenseView:
     """What is known of a classifier that can be evaluated densely.
 
     `stride` is the trunk's in pixels, `features` the (rows, columns) of the maps of one window, `head_share` the head's
-    share of the multiplications of one window. `obstacles` says, in words, why dense and patch-wise scores differ; empty
-    where they are equal up to floating-point noise, which a comparison on random pixels has then confirmed.
+    share of the multiplications of one window. `obstacles` says, in words, why dense and patch-wise scores differ;
+    empty where they are equal up to floating-point noise, which a comparison on random pixels has then confirmed.
     """
 
     model: PatchModel
@@ -72,8 +72,7 @@ class DenseView:
     def block(self, stride: int, cells: tuple[int, int]) -> tuple[int, int]:
         """Sides in pixels of a block that holds all windows of `cells`."""
         rows, columns = (
-            (n - 1) * stride + side + 2 * self.halo
-            for n, side in zip(cells, self.model.window, strict=True)
+            (n - 1) * stride + side + 2 * self.halo for n, side in zip(cells, self.model.window, strict=True)
         )
         return rows, columns
 
@@ -104,7 +103,9 @@ def dense_view(model: PatchModel) -> DenseView:
         UsageError: where the network has no such view (attention between all positions, a fixed input size), naming it.
     """
     if len(model.window) != 2 or model.output != "scores":
-        raise UsageError(f"model {model.name!r} scores no flat windows, so it has no dense view; use --dense off")
+        raise UsageError(
+            f"model {model.name!r} scores no flat windows, so it has no dense view; use --dense off"
+        )
     tensors: dict[int, Any] = {
         id(t): t for t in [*model.net.parameters(), *model.net.buffers()]
     }  # copied modules, shared weights
@@ -116,12 +117,16 @@ def dense_view(model: PatchModel) -> DenseView:
             parts = split_classifier(net, (model.window[0], model.window[1]), channels)
             share = parts.head_share
             if share > 0.5:
-                raise NotDenseError(f"{share:.0%} of its work mixes all positions of a window and cannot be shared")
+                raise NotDenseError(
+                    f"{share:.0%} of its work mixes all positions of a window and cannot be shared"
+                )
             view = DenseView(
                 model, parts.trunk, parts.head, parts.stride, parts.features, share, parts.obstacles
             )
             if view.exact and not _agrees(view, channels, device):
-                view = replace(view, obstacles=("its features at one place depend on the rest of the window",))
+                view = replace(
+                    view, obstacles=("its features at one place depend on the rest of the window",)
+                )
     except NotDenseError as reason:
         raise UsageError(
             f"model {model.name!r} cannot be evaluated densely: {reason}; use --dense off"
@@ -200,13 +205,14 @@ class DenseNet(nn.Module):
         rows, columns = self._count
         inner = maps[:, :, self._margin :, self._margin :]
         views = inner.unfold(2, self._features[0], self._step).unfold(3, self._features[1], self._step)
-        windows = views[:, :, :rows, :columns].permute(0, 2, 3, 1, 4, 5)
+        # Channels last, as the maps are: the head reads whole vectors of features.
+        windows = views[:, :, :rows, :columns].permute(0, 2, 3, 4, 5, 1)
         size = len(maps) * columns * math.prod(windows.shape[3:])
         at_once = max(1, _HEAD_ELEMENTS // max(size, 1))
         scores = []
         for start in range(0, rows, at_once):
             chunk = windows[:, start : start + at_once]
-            raw = self.head(chunk.reshape(-1, *windows.shape[3:]))
+            raw = self.head(chunk.reshape(-1, *windows.shape[3:]).permute(0, 3, 1, 2))
             scores.append(raw.reshape(*chunk.shape[:3], -1))
         return torch.cat(scores, dim=1).permute(0, 3, 1, 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ def split_classifier(net: nn.Module, window: tuple[int, int], channels: int) -> 
         # Shapes alone are wanted here: they are found on sketches, whose tensors hold no values.
         small = torch.empty((1, channels, *window), device="meta")
         if hasattr(net, "forward_features") and hasattr(net, "forward_head"):
-            trunk, head = _TimmTrunk(net), _TimmHead(net)
+            trunk: nn.Module = _TimmTrunk(net)
+            head: nn.Module = _TimmHead(net)
         else:
             trunk, head = _split_graph(net, small)
         sketch = _sketch(trunk)
@@ -121,10 +123,9 @@ def _split_graph(net: nn.Module, small: torch.Tensor) -> tuple[nn.Module, nn.Mod
     assert isinstance(sketch, fx.GraphModule), "a copy is of the same type"
     near, far = _Shapes(sketch), _Shapes(sketch)
     near.run(small)
-    try:
+    # A head of a fixed size fails on a larger input; what came before it is noted.
+    with contextlib.suppress(RuntimeError, AssertionError):
         far.run(small.new_empty((*small.shape[:2], *(n + _MARGIN for n in small.shape[2:]))))
-    except (RuntimeError, AssertionError):
-        pass  # a head of a fixed size; what came before it is noted
     nodes = list(traced.graph.nodes)
     cut = None
     live: set[fx.Node] = set()
@@ -148,9 +149,7 @@ def _grows(near: tuple[int, ...], far: tuple[int, ...]) -> bool:
     return len(near) == len(far) == 4 and near[:2] == far[:2] and near[2] < far[2] and near[3] < far[3]
 
 
-def _cut(
-    traced: fx.GraphModule, nodes: list[fx.Node], cut: fx.Node
-) -> tuple[fx.GraphModule, fx.GraphModule]:
+def _cut(traced: fx.GraphModule, nodes: list[fx.Node], cut: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
     first, second = fx.Graph(), fx.Graph()
     place = nodes.index(cut) + 1
     copied: dict[fx.Node, fx.Node] = {}
@@ -196,7 +195,8 @@ def _obstacles(trunk: nn.Module, small: torch.Tensor) -> tuple[str, ...]:
     """What in the trunk sees the border of a window, or all of it. Modules that do not run there do not count."""
     modules: list[nn.Module] = []
     hooks = [
-        module.register_forward_pre_hook(lambda ran, _inputs: modules.append(ran)) for module in trunk.modules()
+        module.register_forward_pre_hook(lambda ran, _inputs: modules.append(ran))
+        for module in trunk.modules()
     ]
     trunk(small)
     for hook in hooks:
@@ -245,16 +245,18 @@ class SlidingNorm(nn.Module):
     def __init__(self, norm: nn.InstanceNorm2d, size: tuple[int, int]) -> None:
         super().__init__()
         self.mean = SlidingMean(size)
-        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
+        self.eps = norm.eps
+        self.weight: nn.Parameter | None = norm.weight  # None where the norm is not affine
+        self.bias = norm.bias
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """Maps of the same shape."""
         mean = self.mean(maps)
         variance = (self.mean(maps * maps) - mean * mean).clamp_min(0)
-        normal = (maps - mean) * torch.rsqrt(variance + self.eps)
-        if self.weight is None:
-            return normal
-        return normal * self.weight[:, None, None] + self.bias[:, None, None]
+        normal: torch.Tensor = (maps - mean) * torch.rsqrt(variance + self.eps)
+        return (
+            normal if self.weight is None else normal * self.weight[:, None, None] + self.bias[:, None, None]
+        )
 
 
 def _sizes_of_means(trunk: nn.Module, small: torch.Tensor) -> dict[str, tuple[int, int]]:
@@ -283,8 +285,8 @@ def _slide_means(trunk: nn.Module, sizes: dict[str, tuple[int, int]]) -> None:
     """Replace what normalises or averages over the window by its sliding form of the size it has there."""
     for name, size in sizes.items():
         module = trunk.get_submodule(name)
-        norm = isinstance(module, nn.InstanceNorm2d)
-        trunk.set_submodule(name, SlidingNorm(module, size) if norm else SlidingMean(size))
+        sliding = SlidingNorm(module, size) if isinstance(module, nn.InstanceNorm2d) else SlidingMean(size)
+        trunk.set_submodule(name, sliding)
 
 
 def _head_share(trunk: nn.Module, head: nn.Module, small: torch.Tensor) -> float:
