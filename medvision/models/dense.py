@@ -28,7 +28,7 @@ from medvision.core.errors import UsageError
 from medvision.engine.contract import ModelOutputs, PatchModel
 from medvision.models.split import NotDenseError, split_classifier
 
-BLOCK_PX = 1920
+BLOCK_PX = 1664
 """Longest side of a block. A larger one shares more at its border and takes more memory."""
 
 HALO_PX = 32

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.experimental.optimization import fuse
 from torch.utils.flop_counter import FlopCounterMode
 
 _PADDED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d)
@@ -149,7 +150,7 @@ def _grows(near: tuple[int, ...], far: tuple[int, ...]) -> bool:
     return len(near) == len(far) == 4 and near[:2] == far[:2] and near[2] < far[2] and near[3] < far[3]
 
 
-def _cut(traced: fx.GraphModule, nodes: list[fx.Node], cut: fx.Node) -> tuple[fx.GraphModule, fx.GraphModule]:
+def _cut(traced: fx.GraphModule, nodes: list[fx.Node], cut: fx.Node) -> tuple[nn.Module, nn.Module]:
     first, second = fx.Graph(), fx.Graph()
     place = nodes.index(cut) + 1
     copied: dict[fx.Node, fx.Node] = {}
@@ -159,7 +160,10 @@ def _cut(traced: fx.GraphModule, nodes: list[fx.Node], cut: fx.Node) -> tuple[fx
     copied = {cut: second.placeholder("maps")}
     for node in nodes[place:]:
         copied[node] = second.node_copy(node, copied.__getitem__)
-    return fx.GraphModule(traced, first).eval(), fx.GraphModule(traced, second).eval()
+    trunk = fx.GraphModule(traced, first).eval()
+    # Convolutions take their normalisation in: a block's largest maps are then held once, not twice.
+    fused = fuse(trunk, inplace=True, no_trace=True)
+    return fused, fx.GraphModule(traced, second).eval()
 
 
 def _maps(trunk: nn.Module, pixels: torch.Tensor) -> tuple[int, ...]:
