@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 from medvision import __version__
 from medvision.core.errors import MedvisionError
 
-DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, WRONG_USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 app = App(
     name="medvision",
@@ -19,8 +22,10 @@ app = App(
         "Research use only - not for diagnosis.\n\n"
         "Exit status: 0 done; 1 some inputs failed, each named with its reason; 2 wrong usage or unreadable input."
     ),
+    help_format="plaintext",  # Markdown would cost a tenth of a second to import
     default_parameter=Parameter(consume_multiple=True, negative=()),
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 _COMMANDS = {
@@ -57,14 +62,54 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status instead of exiting."""
+    previous = _on_termination(_terminate)
     try:
-        status = app(argv, exit_on_error=False, print_error=True)
-    except CycloptsError:
-        return WRONG_USAGE
+        status = app(argv, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return _refuse(_explained(error))
     except MedvisionError as error:
-        print(f"medvision: error: {error}", file=sys.stderr)
-        return WRONG_USAGE
+        return _refuse(str(error))
     except KeyboardInterrupt:
         print("medvision: interrupted; a later run continues from here", file=sys.stderr)
         return INTERRUPTED
+    except _Terminated:
+        print("medvision: terminated; a later run continues from here", file=sys.stderr)
+        return TERMINATED
+    finally:
+        _on_termination(previous)
     return status if isinstance(status, int) else DONE
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived: progress is saved on the way out, as for Ctrl-C."""
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise _Terminated
+
+
+def _on_termination(handler: Any) -> Any:
+    """Install a handler of SIGTERM; returns the one before. Signals belong to the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        return None
+    return signal.signal(signal.SIGTERM, handler or signal.SIG_DFL)
+
+
+def _refuse(message: str) -> int:
+    print(f"medvision: error: {message}", file=sys.stderr)
+    return WRONG_USAGE
+
+
+def _explained(error: CycloptsError) -> str:
+    """What is wrong with the command line, one line per option; a model's own words rather than pydantic's."""
+    cause: BaseException | None = error
+    while cause is not None and not hasattr(cause, "errors"):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return " ".join(str(error).split())
+    lines = []
+    for one in cause.errors():
+        option = "--" + str(one["loc"][-1] if one["loc"] else "").replace("_", "-")
+        words = one["msg"][:1].lower() + one["msg"][1:]
+        lines.append(f"{option} {one['input']}: {words}")
+    return "; ".join(lines)

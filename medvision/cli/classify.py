@@ -56,7 +56,11 @@ def classify(
         images, network, out, spacing_um=image_spacing, device=device, batch_size=batch_size
     )
     rows = [
-        (entry.path, entry.predicted, *(f"{entry.probabilities[name]:.4f}" for name in network.classes))
+        (
+            Path(entry.path).name,
+            entry.predicted,
+            *(f"{entry.probabilities[name]:.4f}" for name in network.classes),
+        )
         for entry in outcome.results[:20]
     ]
     if rows:

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from medvision.store.records import SlideOutcome
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
+console = Console(highlight=False, emoji=False)
+errors = Console(stderr=True, highlight=False, emoji=False)
 
 _STYLES = {"done": "green", "resumed": "green", "unchanged": "cyan", "no tissue": "yellow"}
 

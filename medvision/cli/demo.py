@@ -33,9 +33,9 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
 
     started = time.perf_counter()
     slides: list[SyntheticSlide] = []
-    for recipe in demo_recipes(seed):
-        with console.status(f"painting slide {len(slides) + 1} of 4"):
-            slides.append(write_synthetic_slide(recipe, out / "slides"))
+    for number, recipe in enumerate(demo_recipes(seed), start=1):
+        with console.status(f"painting slide {number} of 4"):
+            slides.append(write_synthetic_slide(recipe, out / "slides", name=f"node-{number:02d}"))
         console.print(f"     slide  [bold]{slides[-1].slide}[/]", soft_wrap=True)
     outcomes = []
     config = AnalyzeConfig(device=device)

@@ -55,7 +55,7 @@ MODELS: Registry[CatalogueEntry] = Registry("model")
 MODELS.register("camelyon-mini")(
     CatalogueEntry(
         family="slim-resnet",
-        build=lambda classes: SlimResNet(classes, blocks=(1, 2, 1)),
+        build=lambda classes: SlimResNet(classes),
         file="camelyon-mini.safetensors",
         licence="Apache-2.0; trained on CC0 data",
         paper="He et al., CVPR 2016 (residual blocks); Pan et al., ECCV 2018 (split normalisation)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -19,6 +19,17 @@ class Figure(BaseModel):
     value: float
     interval: tuple[float, float] | None = None
     protocol: str
+
+    @field_validator("value")
+    @classmethod
+    def _rounded(cls, value: float) -> float:
+        """Four digits: more would claim a precision that no such figure has."""
+        return round(value, 4)
+
+    @field_validator("interval")
+    @classmethod
+    def _rounded_interval(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
+        return None if interval is None else (round(interval[0], 4), round(interval[1], 4))
 
 
 class WeightsContract(BaseModel):

@@ -25,11 +25,10 @@ Workload = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Measure:
-    """A rate or figure with its value in each round."""
+class Figure:
+    """Something with a value in each round."""
 
     name: str
-    unit: str
     values: tuple[float, ...]
 
     @property
@@ -44,22 +43,17 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True)
-class Ratio:
+class Measure(Figure):
+    """A rate, a time or an amount of memory."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio(Figure):
     """One rate over another, taken round by round, and what is aimed at."""
 
-    name: str
-    values: tuple[float, ...]
     target: float | None
-
-    @property
-    def median(self) -> float:
-        """The middle of the rounds."""
-        return statistics.median(self.values)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """Lowest and highest of the rounds."""
-        return min(self.values), max(self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +70,9 @@ class BenchmarkReport:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every value of every round, with the medians."""
         data = asdict(self)
-        for row, one in zip(data["measures"], self.measures, strict=True):
-            row["median"] = one.median
-        for row, ratio in zip(data["ratios"], self.ratios, strict=True):
-            row["median"] = ratio.median
+        figures: tuple[Figure, ...] = (*self.measures, *self.ratios)
+        for row, figure in zip([*data["measures"], *data["ratios"]], figures, strict=True):
+            row["median"] = figure.median
         return data
 
 
@@ -122,10 +115,10 @@ def run_benchmark(
             values = _interleave(chosen, rounds, on_round)
         finally:
             bench.close()
-        measures = [Measure(name, "windows/s", tuple(rates)) for name, rates in values.items()]
+        measures = [Measure(name, tuple(rates), "windows/s") for name, rates in values.items()]
         if not only:
             measures += [
-                Measure(name, unit, (value,))
+                Measure(name, (value,), unit)
                 for name, unit, value in process_figures(path, Path(folder) / "out", device)
             ]
     return BenchmarkReport(

@@ -8,6 +8,7 @@ from pathlib import Path
 from medvision.report.build import read_record
 from medvision.report.index import INDEX_JSON, render_index
 from medvision.store.records import EvaluationRecord, RunIndex, SlideOutcome
+from medvision.store.store import ResultStore
 
 
 def finish_run(
@@ -15,12 +16,14 @@ def finish_run(
 ) -> Path:
     """Write the index page of a run, and `index.json` beside it; returns the page.
 
-    Outcomes of earlier runs into the same folder stay listed unless the slide was analysed again.
+    Outcomes of earlier runs into the same folder stay listed unless the slide was analysed again. What dead processes
+    left unfinished is removed.
 
     Raises:
         StoreError: if an earlier index is there and cannot be read, or the page not be written.
     """
     out.mkdir(parents=True, exist_ok=True)
+    ResultStore(out).clean()
     path = out / INDEX_JSON
     earlier = read_record(path, RunIndex).outcomes if path.is_file() else ()
     merged = {outcome.name: outcome for outcome in (*earlier, *outcomes)}

@@ -16,6 +16,7 @@ from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import RunStats
 from medvision.ops.components import RegionShape, find_regions, slide_score
+from medvision.ops.outlines import Polygon
 from medvision.ops.overlay import cells_to_pixels, colour_table, colourise
 from medvision.ops.quality import assess, blur
 from medvision.ops.tissue import Tissue
@@ -80,10 +81,10 @@ def interpret(
     shapes = find_regions(probability, threshold, cell_um)
     base = source.spacing
     assert base is not None, "the overview has already required a spacing"
-    scale = (cell_um / base.values[0], cell_um / base.values[1])
-    regions = tuple(_region(shape, scale, cell_um) for shape in shapes)
+    frame = _Frame((cell_um / base.values[0], cell_um / base.values[1]), source.levels[0].shape, base.values)
+    regions = tuple(frame.region(shape) for shape in shapes)
     write_raster(folder / HEATMAP, raster)
-    write_geojson(folder / GEOJSON, [note for shape in shapes for note in _outlines(shape, scale, positive)])
+    write_geojson(folder / GEOJSON, [part for shape in shapes for part in frame.outlines(shape, positive)])
     _write_detections(folder / DETECTIONS, regions)
     heatmap = HeatmapInfo(
         file=HEATMAP,
@@ -145,45 +146,71 @@ def write_crops(source: Source, regions: tuple[Region, ...], folder: Path) -> tu
     return tuple(done)
 
 
-def _region(shape: RegionShape, scale: tuple[float, float], cell_um: float) -> Region:
-    def place(cell: tuple[float, float]) -> tuple[float, float]:
-        return round(cell[0] * scale[0], 2), round(cell[1] * scale[1], 2)
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """From heatmap cells to level-0 pixels, clipped to the slide: the last cells may reach beyond its edge."""
 
-    (top, left), (bottom, right) = shape.bbox
-    return Region(
-        id=shape.label,
-        centroid=place(shape.centroid),
-        peak=place(shape.peak),
-        bbox=(*place((top, left)), *place((bottom, right))),
-        area_mm2=round(shape.cells * (cell_um / 1000) ** 2, 6),
-        length_mm=round(shape.major_axis_um / 1000, 6),
-        max_probability=round(shape.maximum, 6),
-        mean_probability=round(shape.mean, 6),
-        score=round(shape.score, 6),
-    )
+    scale: tuple[float, float]
+    shape: tuple[int, ...]
+    spacing_um: tuple[float, ...]
 
+    def place(self, cell: tuple[float, float]) -> tuple[float, float]:
+        """A position in cells as (row, column) in level-0 pixels."""
+        row, column = (round(min(c * s, n), 2) for c, s, n in zip(cell, self.scale, self.shape, strict=True))
+        return row, column
 
-def _outlines(shape: RegionShape, scale: tuple[float, float], positive: str) -> list[Annotation]:
-    measurements = {
-        "area_um2": round(shape.area_um2, 3),
-        "length_um": round(shape.major_axis_um, 3),
-        "mean_probability": round(shape.mean, 6),
-        "max_probability": round(shape.maximum, 6),
-        "score": round(shape.score, 6),
-    }
-    placed = [polygon.moved(scale) for polygon in shape.outline]
-    return [
-        Annotation(
-            name=f"region {shape.label}",
-            group=positive,
-            kind="polygon",
-            points=np.round(polygon.exterior, 2),
-            holes=tuple(np.round(hole, 2) for hole in polygon.holes),
-            color=_POSITIVE_COLOUR,
-            measurements=measurements,
+    def polygons(self, shape: RegionShape) -> list[Polygon]:
+        """Outlines in level-0 pixels."""
+        limit = np.array(self.shape, np.float64)
+        return [
+            Polygon(
+                np.round(np.minimum(polygon.exterior * self.scale, limit), 2),
+                tuple(np.round(np.minimum(hole * self.scale, limit), 2) for hole in polygon.holes),
+            )
+            for polygon in shape.outline
+        ]
+
+    def area_um2(self, shape: RegionShape) -> float:
+        """Area inside the outlines."""
+        pixels = sum(polygon.area for polygon in self.polygons(shape))
+        return pixels * self.spacing_um[0] * self.spacing_um[1]
+
+    def region(self, shape: RegionShape) -> Region:
+        """The record of a region."""
+        (top, left), (bottom, right) = shape.bbox
+        return Region(
+            id=shape.label,
+            centroid=self.place(shape.centroid),
+            peak=self.place(shape.peak),
+            bbox=(*self.place((top, left)), *self.place((bottom, right))),
+            area_mm2=round(self.area_um2(shape) / 1e6, 6),
+            length_mm=round(shape.major_axis_um / 1000, 6),
+            max_probability=round(shape.maximum, 6),
+            mean_probability=round(shape.mean, 6),
+            score=round(shape.score, 6),
         )
-        for polygon in placed
-    ]
+
+    def outlines(self, shape: RegionShape, positive: str) -> list[Annotation]:
+        """The region's polygons, all with its name and measurements: together one feature of the GeoJSON."""
+        measurements = {
+            "area_um2": round(self.area_um2(shape), 3),
+            "length_um": round(shape.major_axis_um, 3),
+            "mean_probability": round(shape.mean, 6),
+            "max_probability": round(shape.maximum, 6),
+            "score": round(shape.score, 6),
+        }
+        return [
+            Annotation(
+                name=f"region {shape.label}",
+                group=positive,
+                kind="polygon",
+                points=polygon.exterior,
+                holes=polygon.holes,
+                color=_POSITIVE_COLOUR,
+                measurements=measurements,
+            )
+            for polygon in self.polygons(shape)
+        ]
 
 
 def _write_detections(path: Path, regions: tuple[Region, ...]) -> None:

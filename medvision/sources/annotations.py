@@ -13,6 +13,7 @@ import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -188,8 +189,14 @@ def read_geojson(path: Path) -> list[Annotation]:
 
 
 def write_geojson(path: Path, annotations: Iterable[Annotation]) -> None:
-    """Write a FeatureCollection that QuPath opens: (x, y) in level-0 pixels; same annotations, same bytes."""
-    features = [_feature(number, one) for number, one in enumerate(annotations)]
+    """Write a FeatureCollection that QuPath opens: (x, y) in level-0 pixels; same annotations, same bytes.
+
+    Polygons that follow each other under one name, with equal class and measurements, are parts of one thing and
+    become one feature, a MultiPolygon; `read_geojson` takes it apart again.
+    """
+    features = [
+        _feature(number, list(parts)) for number, (_, parts) in enumerate(groupby(annotations, _thing))
+    ]
     collection = {"type": "FeatureCollection", "features": features}
     _write_text(
         path, json.dumps(collection, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
@@ -305,11 +312,20 @@ def _geometry(geometry: dict[str, Any], where: str) -> Iterator[tuple[Kind, Poin
             yield "polygon", outer, tuple(holes)
 
 
-def _feature(number: int, one: Annotation) -> dict[str, Any]:
-    closed = [[*ring, ring[0]] for ring in ([list(p) for p in _to_xy(r)] for r in (one.points, *one.holes))]
+def _thing(one: Annotation) -> tuple[object, ...]:
+    """What parts of one thing share; of its own for whatever is no named polygon."""
+    alone = 0 if one.kind == "polygon" and one.name else id(one)
+    return one.name, one.group, one.color, tuple(one.measurements.items()), alone
+
+
+def _feature(number: int, parts: list[Annotation]) -> dict[str, Any]:
+    one = parts[0]
+    closed = [[_closed(ring) for ring in (part.points, *part.holes)] for part in parts]
     pairs = [list(p) for p in _to_xy(one.points)]
-    geometry: dict[str, Any] = {"type": "Polygon", "coordinates": closed}
-    if one.kind == "dot":
+    geometry: dict[str, Any] = {"type": "Polygon", "coordinates": closed[0]}
+    if len(parts) > 1:
+        geometry = {"type": "MultiPolygon", "coordinates": closed}
+    elif one.kind == "dot":
         geometry = {"type": "Point", "coordinates": pairs[0]}
     elif one.kind == "pointset":
         geometry = {"type": "MultiPoint", "coordinates": pairs}
@@ -332,6 +348,12 @@ def _feature(number: int, one: Annotation) -> dict[str, Any]:
         "geometry": geometry,
         "properties": properties,
     }
+
+
+def _closed(ring: Points) -> list[list[float]]:
+    """(x, y) pairs with the first one again at the end, as GeoJSON wants."""
+    pairs = [list(pair) for pair in _to_xy(ring)]
+    return [*pairs, pairs[0]]
 
 
 def _classification(properties: Mapping[str, Any]) -> tuple[str, tuple[int, int, int] | None]:

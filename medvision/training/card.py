@@ -55,6 +55,7 @@ def render_card(
             "A probability of 0.5 is the threshold.",
             "",
             "## Training",
+            *_start(config),
             f"{fitted.best_step} steps of {config.batch_size} windows, seed {config.seed}; AdamW, cosine decay, "
             "averaged weights; stain, colour, magnification, blur, noise, compression and mixing augmentation.",
             "",
@@ -66,6 +67,13 @@ def render_card(
             "",
         ]
     )
+
+
+def _start(config: TrainPatchConfig) -> list[str]:
+    if config.common_steps == 0:
+        return []
+    averaged = f", averaged in again by {config.common_weight:g} at the end" if config.common_weight else ""
+    return [f"{config.common_steps} steps on regions and rendered windows alone{averaged}; then"]
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

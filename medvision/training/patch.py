@@ -191,7 +191,20 @@ def _train(
         {"config": _identity(config), "data": data.digest, "run": name},
     )
     write_checks(fitted.checks, out / "progress" / f"{slug}.csv")
+    if start is not None and config.common_weight > 0:
+        fitted.net.load_state_dict(_average(start, fitted.net.state_dict(), config.common_weight))
     return fitted
+
+
+def _average(common: State, learnt: State, share: float) -> State:
+    """`share` of the common weights and the rest of the learnt ones.
+
+    Weights on the line between two solutions of one start keep most of what the second learnt and much of the first's
+    robustness to data unlike it (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
+    """
+    return {
+        name: (share * common[name] + (1 - share) * value).to(value.dtype) for name, value in learnt.items()
+    }
 
 
 def _cross_validate(
@@ -266,7 +279,17 @@ def _identity(config: TrainPatchConfig) -> dict[str, object]:
     """What of the configuration changes a network; where the data lie does not, their content is digested apart."""
     fields: dict[str, object] = config.model_dump(
         mode="json",
-        exclude={"data", "patches", "licence", "data_statement", "limits", "folds", "fold_seeds", "version"},
+        exclude={
+            "data",
+            "patches",
+            "licence",
+            "data_statement",
+            "limits",
+            "folds",
+            "fold_seeds",
+            "version",
+            "common_weight",
+        },
     )
     return fields
 

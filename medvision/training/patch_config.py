@@ -100,6 +100,12 @@ class TrainPatchConfig(_Strict):
         description="Steps on regions and rendered windows alone, once, from which every fold starts.",
     )
     common_learning_rate: float = Field(3e-3, gt=0)
+    common_weight: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the common weights in the average that is kept after the other steps.",
+    )
     steps: int = Field(400, ge=1, description="Steps on all that a fold may see, then on everything.")
     batch_size: int = Field(32, ge=2)
     learning_rate: float = Field(2e-3, gt=0)

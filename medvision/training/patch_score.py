@@ -71,15 +71,16 @@ def cross_validated_figures(config: TrainPatchConfig, found: Predictions) -> dic
     positive = found.labels == positive_index(config)
     if positive.all() or not positive.any():
         raise UsageError("the folds' slides hold one class only, so no AUC can be measured on them")
+    seeds = np.unique(found.seeds).tolist()
     first = found.seeds == found.seeds[0]
     protocol = f"slides kept apart, pooled out-of-fold, {int(first.sum())} patches of {len(set(found.slides))} slides"
     mean = _mean_over_seeds(found.seeds, found.margins)
     interval = bootstrap_interval(roc_auc, positive[first], mean, n=2000)
-    repeated = f"; mean margin of {len(set(found.seeds.tolist()))} seeds"
+    how = "patches resampled" + (f"; mean margin of {len(seeds)} seeds" if len(seeds) > 1 else "")
     figures = {
-        "auc": Figure(value=roc_auc(positive[first], mean), interval=interval, protocol=protocol + repeated)
+        "auc": Figure(value=roc_auc(positive[first], mean), interval=interval, protocol=f"{protocol}; {how}")
     }
-    for seed in sorted(set(found.seeds.tolist())):
+    for seed in seeds if len(seeds) > 1 else []:
         of_seed = found.seeds == seed
         value = roc_auc(positive[of_seed], found.margins[of_seed])
         figures[f"auc_seed_{seed}"] = Figure(value=value, protocol=f"{protocol}; seed {seed}")

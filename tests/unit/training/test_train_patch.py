@@ -14,6 +14,7 @@ import torch
 from medvision.core.errors import StoreError, UsageError
 from medvision.metrics.ranking import roc_auc
 from medvision.models import load_model
+from medvision.models.weights import read_weights
 from medvision.training import patch as training
 from medvision.training.loop import Check
 from medvision.training.patch import train_patch
@@ -74,7 +75,9 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         colour_targets=["region.png"],
         fold_seeds=[0, 1],
         common_steps=10,
-        steps=15,
+        steps=25,
+        learning_rate=0.005,
+        average=0.9,
     )
     seen: list[tuple[str, Check]] = []
     report = train_patch(config, out, render, lambda name, check: seen.append((name, check)))
@@ -113,7 +116,7 @@ def test_report_card_and_predictions_agree(trained: Path) -> None:
     assert len(rows) == 60
     of_first = [(int(r[2]), float(r[3])) for r in rows if r[0] == "0"]
     labels, margins = zip(*of_first, strict=True)
-    assert roc_auc(labels, margins) == pytest.approx(figures["auc_seed_0"]["value"], abs=1e-6)
+    assert roc_auc(labels, margins) == pytest.approx(figures["auc_seed_0"]["value"], abs=1e-4)
     probabilities = [float(r[4]) for r in rows]
     assert all(
         (p >= 0.5) == (float(r[3]) >= 0)
@@ -153,6 +156,22 @@ def test_the_same_seed_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
     assert first == second
     train_patch(configured(data, steps=4, folds=[], seed=1), tmp_path / "c")
     assert (tmp_path / "c" / "model.safetensors").read_bytes() != first
+
+
+def test_the_common_weights_are_averaged_in(data: Path, tmp_path: Path) -> None:
+    settings = {
+        "steps": 2,
+        "common_steps": 2,
+        "folds": [],
+        "synthetic": {"count": 4, "held_out": 0, "share": 0.3},
+    }
+    found = {}
+    for share in (0.0, 0.25, 1.0):
+        out = tmp_path / str(share)
+        train_patch(configured(data, **settings, common_weight=share), out, render)
+        found[share] = read_weights(out / "model.safetensors")[0]["head.weight"]
+    assert not torch.equal(found[0.0], found[1.0])
+    assert torch.allclose(found[0.25], 0.25 * found[1.0] + 0.75 * found[0.0], atol=1e-6)
 
 
 def test_a_holdout_slide_stops_training(data: Path, tmp_path: Path) -> None:
