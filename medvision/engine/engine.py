@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -135,6 +135,10 @@ class PatchEngine:
             UsageError: if the model, the device, the backend and the precision do not fit each other.
         """
         return prepare(model, self.device, self.settings.backend, self.settings.precision)
+
+    def with_batch_size(self, batch_size: int) -> PatchEngine:
+        """An engine of the same settings and listener for windows of another size."""
+        return PatchEngine(replace(self.settings, batch_size=batch_size), self._on_windows)
 
     def run(
         self,

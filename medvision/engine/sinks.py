@@ -7,7 +7,7 @@ over a restart; they hold plain arrays, so a checkpoint is an `.npz` file.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,66 @@ class RasterSink:
     def restore(self, state: State) -> None:
         """Take the values back."""
         self._values[...] = state["values"].astype(np.float32)
+
+
+class BlockSink(Generic[R_co]):
+    """Scores `(n, rows, columns, channels)` of blocks of cells, handed cell by cell to the sink of the cells' own plan.
+
+    `blocks` is a grid plan with a stride of whole cells of `cells`, another grid plan over the same extent. Cells that
+    `cells` does not hold are dropped, so what was left out there stays left out.
+    """
+
+    def __init__(self, blocks: TilePlan, cells: TilePlan, sink: Sink[R_co]) -> None:
+        if blocks.lattice is None or blocks.cells is None or cells.lattice is None or cells.cells is None:
+            raise UsageError("blocks of cells need two grid plans: only those have a lattice of cells")
+        sides = [divmod(a, b) for a, b in zip(blocks.lattice.cell, cells.lattice.cell, strict=True)]
+        if any(rest for _, rest in sides) or blocks.extent != cells.extent:
+            raise UsageError(
+                f"blocks of {blocks.lattice.cell} px on {blocks.extent} do not hold whole cells of "
+                f"{cells.lattice.cell} px on {cells.extent}"
+            )
+        self._blocks, self._cells, self._sink = blocks, cells, sink
+        shape = tuple(count for count, _ in sides)
+        # The window of each cell, or -1 where the plan has none; as large as whole blocks are.
+        owner = np.full(tuple(n * m for n, m in zip(blocks.lattice.shape, shape, strict=True)), -1, np.int64)
+        owner[np.unravel_index(cells.cells, cells.lattice.shape)] = np.arange(len(cells))
+        corners = np.stack(np.unravel_index(blocks.cells, blocks.lattice.shape), axis=1) * np.array(shape)
+        self._owner, self._corners, self._shape = owner, corners, shape
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Take the cells out of each block."""
+        arrays = _array(outputs)
+        for index, array in zip(windows.index, arrays, strict=True):
+            if array.shape[:-1] != self._shape:
+                raise UsageError(f"an output of shape {array.shape} is not a block of {self._shape} cells")
+            owner = self._owner[Box.at(tuple(self._corners[index].tolist()), self._shape).slices()]
+            held = owner >= 0
+            mine = owner[held]
+            self._sink.add(Windows(mine, self._cells.boxes[mine], self._cells.cores[mine]), array[held])
+
+    def unread(self, windows: Windows) -> None:
+        """Leave the cells of these blocks as they were."""
+
+    def cells_of(self, indices: Int64Array) -> Int64Array:
+        """Windows of the cells' plan that lie in these blocks, in its order."""
+        found = [
+            self._owner[Box.at(tuple(self._corners[index].tolist()), self._shape).slices()].ravel()
+            for index in indices
+        ]
+        flat = np.concatenate(found) if found else np.zeros(0, np.int64)
+        return np.sort(flat[flat >= 0])
+
+    def finish(self) -> R_co:
+        """The result of the cells' sink."""
+        return self._sink.finish()
+
+    def state(self) -> State:
+        """Progress of the cells' sink."""
+        return self._sink.state()
+
+    def restore(self, state: State) -> None:
+        """Continue from a saved state."""
+        self._sink.restore(state)
 
 
 class TableSink:

@@ -19,6 +19,7 @@ from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.models import load_model
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.dense import Agreement, check_dense, compute_dense, plan_dense
 from medvision.pipelines.heatmap import (
     Overview,
     compute_heatmap,
@@ -85,13 +86,13 @@ def configured_model(config: AnalyzeConfig) -> PatchModel:
 
 
 def check_config(config: AnalyzeConfig) -> PatchModel:
-    """The model of `config`, after making sure that model, stride, device, backend and precision fit each other.
+    """The model of `config`, after making sure that model, stride, device, backend and so on fit each other.
 
     Raises:
         MedvisionError: with what to pass instead.
     """
     model = configured_model(config)
-    stride_px(model, config.stride)
+    check_dense(model, stride_px(model, config.stride), config.dense)
     configured_runner(config)
     return model
 
@@ -184,6 +185,7 @@ class _Analysis:
     started: float
     began: str
     stats: RunStats | None = None
+    agreement: Agreement | None = None
 
     def outcome(self) -> SlideOutcome:
         """Make or find the result, with its report, and say what became of the slide."""
@@ -231,16 +233,23 @@ class _Analysis:
         plan = plan_heatmap(
             self.source, self.model, tissue, overview, self.config.stride, self.config.minimum_tissue
         )
+        dense = plan_dense(self.model, plan, self.config.dense)
         if self.on_plan is not None:
-            self.on_plan(self.name, len(plan))
+            self.on_plan(self.name, len(plan) if dense is None else dense.units)
         findings: SlideFindings | None = None
         raster: Raster | None = None
         quality: tuple[QcMeasure, ...] = ()
         if len(plan):
             quality = measure_quality(self.source, tissue, overview)
-            raster, self.stats = compute_heatmap(
-                self.engine, self.source, plan, configured_runner(self.config), scratch / "heatmap.npz"
-            )
+            saved = scratch / "heatmap.npz"
+            if dense is None:
+                raster, self.stats = compute_heatmap(
+                    self.engine, self.source, plan, configured_runner(self.config), saved
+                )
+            else:
+                raster, self.stats, self.agreement = compute_dense(
+                    self.engine, self.source, dense, self.config.threshold, saved
+                )
             self._refuse_unread(self.stats)
             findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
         positive = self.model.positive or self.model.classes[-1]
@@ -299,7 +308,7 @@ class _Analysis:
             tissue=describe_tissue(tissue, overview),
             qc=quality,
             regions=write_crops(self.source, findings.regions, folder) if findings else (),
-            limits=_limits(overview, findings, self.config),
+            limits=_limits(overview, findings, self.agreement, self.config),
             images=images,
             thumbnail_spacing_um=thumbnail_um,
         )
@@ -374,7 +383,9 @@ def _model_info(model: PatchModel) -> ModelInfo:
     )
 
 
-def _limits(overview: Overview, findings: SlideFindings | None, config: AnalyzeConfig) -> tuple[str, ...]:
+def _limits(
+    overview: Overview, findings: SlideFindings | None, agreement: Agreement | None, config: AnalyzeConfig
+) -> tuple[str, ...]:
     """Sentences on what the result does not cover."""
     notes = []
     if overview.unread:
@@ -385,6 +396,8 @@ def _limits(overview: Overview, findings: SlideFindings | None, config: AnalyzeC
         notes.append(
             f"{overview.missing:.1%} of the slide holds no pixels: tiles of zero bytes, taken as glass."
         )
+    if agreement is not None:
+        notes.append(agreement.sentence())
     if findings is not None:
         if findings.heatmap.unread:
             lost = f"{findings.heatmap.unread} of {findings.heatmap.windows} windows"

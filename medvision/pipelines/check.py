@@ -14,6 +14,7 @@ from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
 from medvision.pipelines.analyze import configured_runner
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.dense import plan_dense
 from medvision.pipelines.heatmap import locate_tissue, plan_heatmap, read_overview
 from medvision.sources import open_source, read_at
 from medvision.sources.spacing import require_spacing
@@ -61,6 +62,7 @@ def _check(slide: Path, config: AnalyzeConfig, model: PatchModel, rate: float) -
         overview = read_overview(source)
         tissue = locate_tissue(overview)
         plan = plan_heatmap(source, model, tissue, overview, config.stride, config.minimum_tissue)
+        dense = plan_dense(model, plan, config.dense)
         planning = time.perf_counter() - started
         probes = np.linspace(0, len(plan) - 1, min(32, len(plan))).astype(int)
         started = time.perf_counter()
@@ -74,7 +76,7 @@ def _check(slide: Path, config: AnalyzeConfig, model: PatchModel, rate: float) -
             spacing_um=spacing.mean,
             tissue_mm2=float(tissue.mask.sum()) * (overview.spacing_um / 1000) ** 2,
             windows=len(plan),
-            seconds=2 * planning + len(plan) * max(1 / rate, reading) + 2,
+            seconds=2 * planning + len(plan) * max(1 / rate, reading) / (dense.gain if dense else 1) + 2,
             disk_bytes=int(_BYTES_PER_RESULT + cells * _BYTES_PER_CELL),
         )
     finally:

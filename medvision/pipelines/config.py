@@ -6,7 +6,7 @@ This module is light on purpose, so that `medvision analyze --help` need not wai
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -52,6 +52,14 @@ class AnalyzeConfig(Record):
         Count | None,
         _says("Pixels at the model's spacing between heatmap cells. Default: half the window."),
     ] = None
+    dense: Annotated[
+        Literal["off", "fast", "exact"],
+        _says(
+            "Share work between overlapping windows. fast: several times cheaper at small strides, but networks that "
+            "pad their windows score a little differently (how much is measured on each slide and reported). exact: "
+            "only networks without padding, and only the same scores. off: window by window."
+        ),
+    ] = "off"
     threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.5
     minimum_tissue: Annotated[Share, _says("Least share of tissue for a cell to be scored.")] = 0.1
     unread_limit: Annotated[

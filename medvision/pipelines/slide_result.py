@@ -16,7 +16,7 @@ from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import RunStats
 from medvision.ops.components import RegionShape, find_regions, slide_score
-from medvision.ops.outlines import Polygon
+from medvision.ops.outlines import Points, Polygon
 from medvision.ops.overlay import cells_to_pixels, colour_table, colourise
 from medvision.ops.quality import assess, blur
 from medvision.ops.tissue import Tissue
@@ -161,12 +161,14 @@ class _Frame:
 
     def polygons(self, shape: RegionShape) -> list[Polygon]:
         """Outlines in level-0 pixels."""
-        limit = np.array(self.shape, np.float64)
+        scale, limit = np.array(self.scale, np.float64), np.array(self.shape, np.float64)
+
+        def clipped(ring: Points) -> Points:
+            placed: Points = np.minimum(ring * scale, limit).round(2)
+            return placed
+
         return [
-            Polygon(
-                np.round(np.minimum(polygon.exterior * self.scale, limit), 2),
-                tuple(np.round(np.minimum(hole * self.scale, limit), 2) for hole in polygon.holes),
-            )
+            Polygon(clipped(polygon.exterior), tuple(clipped(hole) for hole in polygon.holes))
             for polygon in shape.outline
         ]
 
