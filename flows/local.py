@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medvision.pipelines.config import AnalyzeConfig
-from medvision.store.files import atomic_write
+from medvision.store.files import atomic_write, make_output
 from medvision.store.provenance import new_run_id
 from medvision.store.records import SlideOutcome
 from medvision.store.store import CONTROL
@@ -29,10 +29,9 @@ def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> lis
     Uses the server that `PREFECT_API_URL` names, if that is set, else its own, whose database lies below `out`.
 
     Raises:
-        MedvisionError: before the first slide, if the model cannot be had.
+        MedvisionError: before the first slide, if `out` cannot be written to or the model cannot be had.
     """
-    control = out / CONTROL
-    control.mkdir(parents=True, exist_ok=True)
+    control = make_output(make_output(out) / CONTROL)
     manifest = control / f"slides-{new_run_id()}.json"
     atomic_write(manifest, json.dumps([str(slide.absolute()) for slide in slides]).encode())
     try:

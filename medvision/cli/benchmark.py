@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from medvision.cli.console import console, errors, print_made, table
+from medvision.core.errors import UsageError
 
 
 def benchmark(
@@ -38,6 +39,12 @@ def benchmark(
         Names of workloads to run, where not all are wanted.
     """
     from medvision.pipelines.benchmark import run_benchmark
+    from medvision.store.files import atomic_write, make_output
+
+    if as_json is not None:
+        make_output(as_json.parent)
+        if as_json.is_dir():
+            raise UsageError(f"--json {as_json} is a folder; name a file")
 
     with errors.status("preparing") as status:
 
@@ -62,6 +69,6 @@ def benchmark(
     ]
     console.print(table("Ratios", ("what", "median", "range", "aim"), ratios))
     if as_json is not None:
-        as_json.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+        atomic_write(as_json, (json.dumps(report.as_dict(), indent=2) + "\n").encode())
         print_made("values", as_json)
     return 0

@@ -49,7 +49,9 @@ def camelyon16(
     """
     from medvision.evaluations.camelyon16 import evaluate
     from medvision.evaluations.camelyon16_page import terminal_table, write_evaluation
+    from medvision.store.files import make_output
 
+    make_output(out)
     result = evaluate(predictions, reference, protocol, slide_spacing, exclude)
     console.print(terminal_table(result))
     for name, path in write_evaluation(result, out).items():

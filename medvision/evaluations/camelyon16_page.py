@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medvision.evaluations.camelyon16 import PUBLISHED, Camelyon16Result
 from medvision.report.html import read_template, render_page
-from medvision.store.files import atomic_write
+from medvision.store.files import atomic_write, make_output
 from medvision.store.records import EvaluationRecord, ScoreRecord
 
 JSON, PNG, SVG, HTML = "camelyon16.json", "froc.png", "froc.svg", "camelyon16.html"
@@ -25,8 +25,12 @@ _ABBREVIATED = {"auc": "AUC", "froc": "FROC"}
 
 
 def write_evaluation(result: Camelyon16Result, out: Path) -> dict[str, Path]:
-    """Write the four files into `out`, made if absent; equal results give equal bytes. Returns their paths by kind."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Write the four files into `out`, made if absent; equal results give equal bytes. Returns their paths by kind.
+
+    Raises:
+        UsageError: if `out` cannot be written to.
+    """
+    make_output(out)
     svg, png = draw_froc(result)
     text = json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
     files = {"json": (JSON, text.encode()), "png": (PNG, png), "svg": (SVG, svg)}

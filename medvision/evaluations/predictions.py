@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from medvision.core.errors import UsageError
+from medvision.store.files import is_set_aside
 from medvision.store.records import SlideResult
 
 Floats = npt.NDArray[np.float64]
@@ -44,14 +45,14 @@ def read_predictions(folder: Path) -> list[SlidePrediction]:
     Either sub-folders `SLIDE/result.json` of `medvision analyze`, with the detections from `SLIDE/detections.csv` or,
     where that is absent, from the result's regions at their peak; or files `SLIDE.csv` with the columns probability, x,
     y in level-0 pixels, and, for a score per slide, `slide_scores.csv` with the columns slide, probability. A header
-    line is allowed. A slide without detections needs its (empty) file.
+    line is allowed. A slide without detections needs its (empty) file. Results set aside by the store are passed over.
 
     Raises:
         UsageError: if the folder holds neither, or a file is malformed, or a slide failed or was rejected.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of predictions")
-    results = sorted(folder.glob(f"*/{RESULT}"))
+    results = sorted(path for path in folder.glob(f"*/{RESULT}") if not is_set_aside(path.parent))
     if results:
         return [_read_result(path) for path in results]
     tables = sorted(path for path in folder.glob("*.csv") if path.name != SLIDE_SCORES)

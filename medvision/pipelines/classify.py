@@ -27,7 +27,8 @@ from medvision.engine.engine import EngineSettings, Job, PatchEngine
 from medvision.engine.plan import TilePlan, rois
 from medvision.engine.sinks import TableSink
 from medvision.sources import Source, extent_at, open_source
-from medvision.store.files import atomic_write
+from medvision.sources.spacing import COARSEST_UM, FINEST_UM
+from medvision.store.files import atomic_write, make_output
 from medvision.store.records import Record
 
 SUFFIXES = frozenset(
@@ -141,11 +142,14 @@ def classify_images(
         on_windows: told the number of windows just scored.
 
     Raises:
-        UsageError: if there is nothing to score, or the model does not score windows of pictures.
+        UsageError: before any work, if there is nothing to score, the model does not score windows of pictures, the
+            spacing is none of a microscope, or `out` cannot be written to.
     """
     if model.output != "scores" or model.spacing is None or len(model.window) != 2:
         raise UsageError(f"model {model.name!r} does not score windows of pictures; choose a classifier")
     files = list_images(paths)
+    _refuse_spacing(spacing_um)
+    make_output(out)
     engine = PatchEngine(EngineSettings(device, batch_size, readers), on_windows)
     run = _Run()
     for job, table, _ in engine.run_many(_jobs(files, model, spacing_um, run), model, pack=True):
@@ -163,7 +167,6 @@ def classify_images(
         results=results,
         failed=failed,
     )
-    out.mkdir(parents=True, exist_ok=True)
     file = out / "results.json"
     atomic_write(file, content.model_dump_json(indent=1).encode() + b"\n")
     return ClassifyOutcome(file, results, failed)
@@ -189,6 +192,14 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
             f"{', '.join(map(str, paths)) or 'no path given'}: no pictures ({', '.join(sorted(SUFFIXES))})"
         )
     return list(found)
+
+
+def _refuse_spacing(spacing_um: float | None) -> None:
+    if spacing_um is not None and not FINEST_UM <= spacing_um <= COARSEST_UM:
+        raise UsageError(
+            f"--image-spacing {spacing_um:g} is outside {FINEST_UM:g} to {COARSEST_UM:g} µm/px; "
+            "a picture at 20x has about 0.5, at 40x about 0.25"
+        )
 
 
 def _jobs(files: list[Path], model: PatchModel, spacing_um: float | None, run: _Run) -> Iterator[Job[Table]]:

@@ -233,7 +233,25 @@ def _card(region: Region, result: SlideResult, folder: Path) -> RegionCard:
             Fact("Area", text.area_mm2(region.area_mm2)),
         ]
     facts += _position(region, result)
-    return RegionCard(region.id, text.probability(region.max_probability), picture, scale, tuple(facts))
+    return RegionCard(
+        region.id,
+        text.probability(region.max_probability),
+        picture,
+        scale,
+        tuple(facts),
+        _beyond(region, result),
+    )
+
+
+def _beyond(region: Region, result: SlideResult) -> str:
+    """What to say of a picture that leaves the slide, where nothing was scanned and the reader fills up with white."""
+    if result.slide.spacing_um is None or not region.crop_width_um:
+        return ""
+    reach = region.crop_width_um / 2
+    sizes = zip(region.peak, result.slide.shape, result.slide.spacing_um, strict=True)
+    # A pixel of the slide at the edge is rounding, and no one sees it.
+    leaves = any(min(peak, size - peak) * spacing + spacing < reach for peak, size, spacing in sizes)
+    return "White beyond the slide's edge: nothing was scanned there." if leaves else ""
 
 
 def _position(region: Region, result: SlideResult) -> list[Fact]:

@@ -15,7 +15,7 @@ from medvision.report.build import OUTLINES, RESULT, read_record
 from medvision.report.html import read_template, render_page
 from medvision.report.model import BANNER, Tone
 from medvision.report.pictures import Picture, load_picture, small_overlay
-from medvision.store.files import atomic_write
+from medvision.store.files import atomic_write, is_set_aside
 from medvision.store.records import EvaluationRecord, RunIndex, SlideOutcome, SlideResult
 
 INDEX_HTML = "index.html"
@@ -134,7 +134,7 @@ def _found(folder: Path) -> list[SlideOutcome]:
     """An outcome for each slide folder of a run that has no stored index."""
     found = []
     for path in sorted(folder.glob(f"*/{RESULT}")):
-        if path.parent.name.startswith("."):
+        if path.parent.name.startswith(".") or is_set_aside(path.parent):
             continue
         name = path.parent.name
         try:

@@ -82,6 +82,7 @@ class RegionCard:
     picture: Picture | None
     scale: ScaleBar | None
     facts: tuple[Fact, ...]
+    note: str = ""
 
 
 @dataclass(frozen=True)

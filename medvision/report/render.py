@@ -9,7 +9,7 @@ from medvision.report.build import RESULT, build_report
 from medvision.report.html import render_html
 from medvision.report.index import INDEX_JSON, render_index
 from medvision.report.pdf import render_pdf
-from medvision.store.files import atomic_write
+from medvision.store.files import atomic_write, is_set_aside
 from medvision.store.manifest import MANIFEST, record_changes, verify
 from medvision.store.store import ResultStore
 
@@ -46,7 +46,9 @@ def render_reports(folder: Path) -> list[Path]:
     if (folder / RESULT).is_file():
         return _render_again(folder)
     slides = sorted(
-        path.parent for path in folder.glob(f"*/{RESULT}") if not path.parent.name.startswith(".")
+        path.parent
+        for path in folder.glob(f"*/{RESULT}")
+        if not path.parent.name.startswith(".") and not is_set_aside(path.parent)
     )
     if not slides and not (folder / INDEX_JSON).is_file():
         raise UsageError(
@@ -59,7 +61,8 @@ def render_reports(folder: Path) -> list[Path]:
             written += _render_again(slide)
         except StoreError as error:
             problems.append(str(error))
-    written.append(render_index(folder))
+    with ResultStore(folder).lock(INDEX_JSON):
+        written.append(render_index(folder))
     if problems:
         raise StoreError(
             f"{len(problems)} of {len(slides)} slides could not be rendered, the others were: {'; '.join(problems)}"

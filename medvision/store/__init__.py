@@ -1,6 +1,6 @@
 """Results addressed by content, written whole or not at all, and the records that go into them."""
 
-from medvision.store.files import atomic_write, safe_name, safe_names
+from medvision.store.files import atomic_write, make_output, safe_name, safe_names
 from medvision.store.manifest import Manifest, ResultSpec, read_manifest, verify
 from medvision.store.provenance import code_digest, new_run_id, software_versions, utc_now
 from medvision.store.store import Entry, ResultStore, publish_folder
@@ -12,6 +12,7 @@ __all__ = [
     "ResultStore",
     "atomic_write",
     "code_digest",
+    "make_output",
     "new_run_id",
     "publish_folder",
     "read_manifest",

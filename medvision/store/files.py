@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from medvision.core.errors import StoreError
+from medvision.core.errors import StoreError, UsageError
 
 MAX_NAME_BYTES = 120
 """Longest folder name made here, well under the 255 bytes of common file systems, to leave room for suffixes."""
@@ -20,6 +20,7 @@ _KEPT = frozenset(" -_+=@,.()")
 _RESERVED = frozenset(
     {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
 )
+_SET_ASIDE = ".set-aside-"
 _TAKEN_ENDINGS = (".html", ".json", ".jsonl", ".csv", ".xml", ".pdf", ".log", ".lock", ".sqlite", ".db")
 
 
@@ -55,6 +56,43 @@ def safe_names(slides: Sequence[Path | str]) -> list[str]:
         name if owners[name.casefold()] == 1 else _with_digest(name, os.fsencode(path))
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def make_output(out: Path) -> Path:
+    """Make the output folder `out` where it is absent, and prove that files can be made in it; returns it.
+
+    To be called before any work, so that nobody waits for results that have nowhere to go.
+
+    Raises:
+        UsageError: if `out` or something above it is a file, or nothing can be written there.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=".partial-", dir=out):
+            pass
+    except (FileExistsError, NotADirectoryError) as error:
+        above = next((path for path in (out, *out.parents) if os.path.lexists(path)), out)
+        raise UsageError(
+            f"{out} cannot be an output folder: {above} is there and is not a folder; name another"
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"{out} cannot be an output folder: it cannot be written to ({reason})") from error
+    return out
+
+
+def set_aside_path(folder: Path) -> Path:
+    """The first free name `NAME.set-aside-N` for what must make way and must not be lost."""
+    number = 1
+    while os.path.lexists(aside := folder.with_name(f"{folder.name}{_SET_ASIDE}{number}")):
+        number += 1
+    return aside
+
+
+def is_set_aside(folder: Path) -> bool:
+    """Whether a folder's name says that it was set aside, so that it is no current result."""
+    stem, found, number = folder.name.rpartition(_SET_ASIDE)
+    return bool(stem and found) and number.isdecimal()
 
 
 def atomic_write(path: Path, data: bytes) -> None:

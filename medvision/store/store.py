@@ -3,9 +3,10 @@
 Layout below a store's root (the output folder of a run):
 
     NAME/                 a published entry; NAME/manifest.json says what it was made from and the digest of each file
+    NAME.set-aside-N/     what was at NAME before and cannot be made again: another source's entry, a person's files
     .medvision/locks/     one lock per entry: of two runs on one output, one makes the entry and the other finds it
     .medvision/partial/   entries in the making; whoever holds an entry's lock may remove what a dead process left
-    .medvision/scratch/   progress of unfinished work, kept through a crash, removed once the entry is published
+    .medvision/scratch/   progress of unfinished work, NAME~KEY, kept through a crash until that name is published
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from medvision.core.errors import StoreError, UsageError
-from medvision.store.files import remove_tree, sync, sync_tree
+from medvision.store.files import remove_tree, set_aside_path, sync, sync_tree
 from medvision.store.manifest import ResultSpec as ResultSpec
 from medvision.store.manifest import mismatch, read_manifest, record_changes, seal, unlisted, verify
 
@@ -62,6 +63,9 @@ class ResultStore:
         the run that made them (times, run id) and differ between equal runs: their digests are kept in a manifest of
         their own, so that `manifest.json` repeats byte for byte.
 
+        An old entry of the same source is replaced. One of another source (the file was changed, or lies in another
+        folder under the same name) is kept as `NAME.set-aside-N`, and so is whatever the store did not write.
+
         Raises:
             StoreError: if the entry cannot be written whole (disk full), if its folder holds the result of another
                 slide, or if a symbolic link stands in the way. Whatever was published before is untouched.
@@ -75,8 +79,7 @@ class ResultStore:
                 made = True
             else:
                 made = False
-            with _explained(folder):
-                remove_tree(self._scratch_path(spec))
+            self._remove_scratch(folder.name, spec, stale=made)
         return Entry(folder, spec.key, made)
 
     def find(self, spec: ResultSpec, *, name: str | None = None) -> Entry | None:
@@ -84,9 +87,13 @@ class ResultStore:
         folder = self.folder(name or spec.key[:32])
         return None if mismatch(folder, spec) else Entry(folder, spec.key, made=False)
 
-    def scratch(self, spec: ResultSpec) -> Path:
-        """A folder for progress on `spec` that outlives a crash. It goes when the entry is published."""
-        folder = self._scratch_path(spec)
+    def scratch(self, spec: ResultSpec, name: str | None = None) -> Path:
+        """A folder for progress on `spec` that outlives a crash; `name` is the entry's, as in `get_or_make`.
+
+        It goes when the entry is published, and so does all progress that was made under that name with other settings
+        or other code.
+        """
+        folder = self._scratch_path(spec, name)
         with _explained(folder):
             self._control("scratch")
             folder.mkdir(exist_ok=True)
@@ -166,7 +173,7 @@ class ResultStore:
             with _explained(folder):
                 seal(partial, spec, of_run)
                 sync_tree(partial)
-                self._make_way(folder)
+                self._make_way(folder, spec)
                 partial.rename(folder)
                 sync(folder.parent)
                 self._remove_partial(folder.name)
@@ -174,17 +181,16 @@ class ResultStore:
             with contextlib.suppress(OSError):
                 remove_tree(partial)
 
-    def _make_way(self, folder: Path) -> None:
-        """Take the old entry away: what the store wrote is removed; what it did not write is kept, renamed."""
+    def _make_way(self, folder: Path, spec: ResultSpec) -> None:
+        """Take the old entry away: removed if it is the store's own work on the same source, else kept, renamed."""
         if not folder.exists():
             return
-        if folder.is_dir() and not unlisted(folder):
+        held = read_manifest(folder)
+        same_source = held is not None and held.spec.source == spec.source
+        if same_source and not unlisted(folder):
             folder.rename(self._partial_path(folder.name))
-            return
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}.set-aside-{number}")).exists():
-            number += 1
-        folder.rename(aside)
+        else:
+            folder.rename(set_aside_path(folder))
 
     def _partial_path(self, name: str) -> Path:
         return self._control("partial") / f"{name}~{secrets.token_hex(4)}"
@@ -195,8 +201,16 @@ class ResultStore:
                 if _entry_of(path) == name:
                     remove_tree(path)
 
-    def _scratch_path(self, spec: ResultSpec) -> Path:
-        return self.root / CONTROL / "scratch" / spec.key[:32]
+    def _scratch_path(self, spec: ResultSpec, name: str | None) -> Path:
+        return self.root / CONTROL / "scratch" / f"{name or spec.key[:32]}~{spec.key[:32]}"
+
+    def _remove_scratch(self, name: str, spec: ResultSpec, *, stale: bool) -> None:
+        """Remove progress on `spec`; if `stale`, all of the entry's name, which nobody can continue any more."""
+        done = (self._scratch_path(spec, name), self._scratch_path(spec, None))
+        with _explained(self.root / name):
+            for path in self._control("scratch").iterdir():
+                if path in done or (stale and _entry_of(path) == name):
+                    remove_tree(path)
 
     def _control(self, part: str) -> Path:
         self._not_linked(self.root / CONTROL)

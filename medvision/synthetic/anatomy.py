@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from math import pi
+from math import ceil, pi
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from medvision.synthetic.recipe import LesionSpec, Pattern, SlideRecipe
 
 OUTSIDE = -1e4
 """Distance of a structure that is nowhere near."""
+MACRO_UM = 3500
+"""Longer side of a slide on which a macrometastasis finds room, whatever the seed."""
 
 
 class Region(IntEnum):
@@ -265,9 +267,10 @@ def _placed_lesions(recipe: SlideRecipe, node: Node, rng: np.random.Generator) -
     room = 2 * min(max(node.radii), 0.5 * max(recipe.extent_um))
     if kind == "macro":
         if room < 2300:
+            rows, columns = recipe.shape_px
             raise UsageError(
-                f"a macrometastasis (> 2 mm) does not fit a slide of {recipe.extent_um[0]:.0f} x "
-                f"{recipe.extent_um[1]:.0f} um; the longer side must be at least 3500 um"
+                f"a macrometastasis (> 2 mm) does not fit a slide of {rows} x {columns} px at {recipe.spacing_um:g} "
+                f"um/px: pass --size {ceil(MACRO_UM / recipe.spacing_um)} or more, or --metastases micro"
             )
         diameter = min(float(rng.uniform(2400, 5000)), 0.85 * room)
         aspect = min(0.8, 1.5 * min(node.radii) / diameter)

@@ -31,6 +31,9 @@ Artefact = Literal[
 ]
 ARTEFACTS: tuple[str, ...] = get_args(Artefact)
 
+LARGEST_PX = 100_000
+"""Longest side of a slide that is drawn; scanners' largest are about this."""
+
 
 @dataclass(frozen=True, slots=True)
 class LesionSpec:
@@ -88,9 +91,10 @@ SCANNERS: dict[str, Scanner] = {
 class SlideRecipe:
     """Everything that decides the pixels of a synthetic lymph-node slide.
 
-    `shape_px` is (rows, columns). `lesions`, where given, are drawn as they are; otherwise `metastases` says what the
-    seed is to place. `stain` and `scanner` are names of `STAINS` and `SCANNERS`, chosen by the seed where None.
-    `strength` scales all dye (0.4 is a faint stain). `artefacts` are names of `ARTEFACTS`, each placed by the seed.
+    `shape_px` is (rows, columns), each at most `LARGEST_PX`. `lesions`, where given, are drawn as they are; otherwise
+    `metastases` says what the seed is to place. `stain` and `scanner` are names of `STAINS` and `SCANNERS`, chosen by
+    the seed where None. `strength` scales all dye (0.4 is a faint stain). `artefacts` are names of `ARTEFACTS`, each
+    placed by the seed.
     """
 
     seed: int
@@ -106,6 +110,11 @@ class SlideRecipe:
     def __post_init__(self) -> None:
         if min(self.shape_px) < 1:
             raise UsageError(f"a slide of {self.shape_px} pixels has no area")
+        if max(self.shape_px) > LARGEST_PX:
+            raise UsageError(
+                f"a slide of {self.shape_px[0]} x {self.shape_px[1]} px is too large to draw: "
+                f"at most {LARGEST_PX} px a side"
+            )
         if not (isfinite(self.spacing_um) and 0.1 <= self.spacing_um <= 4):
             raise UsageError(f"spacing {self.spacing_um} um is outside what is drawn, 0.1 to 4 um/px")
         if self.metastases not in get_args(Metastases):

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medvision.core.errors import UsageError
 from medvision.core.geometry import Box
 from medvision.ops.rasterise import rasterise
 from medvision.sources.annotations import Annotation, write_asap
 from medvision.sources.write import write_mask, write_slide
+from medvision.store.files import make_output
 from medvision.synthetic import anatomy
 from medvision.synthetic.recipe import SlideRecipe
 from medvision.synthetic.render import Pixels, lattice_step, look, render_block
@@ -47,10 +49,15 @@ def write_synthetic_slide(
     `name` defaults to `synthetic_SEED`. The bytes of all three depend on the recipe alone.
 
     Raises:
+        UsageError: before any work, if the recipe cannot be drawn, `name` is no file name, or nothing can be written
+            into `folder`.
         StoreError: if a file could not be written whole.
     """
-    name = name or f"synthetic_{recipe.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    name = f"synthetic_{recipe.seed}" if name is None else name
+    if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
+        raise UsageError(f"--name {name!r} is no file name: give one without folders")
+    anatomy.plan(recipe)
+    make_output(folder)
     polygons = truth_polygons(recipe)
     slide, annotation, mask = folder / f"{name}.tif", folder / f"{name}.xml", folder / f"{name}_mask.tif"
     _, scanner = look(recipe)

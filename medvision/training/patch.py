@@ -23,7 +23,7 @@ from medvision.core.errors import UsageError
 from medvision.models.classifiers.slim_resnet import SlimResNet
 from medvision.models.contract import Figure, WeightsContract
 from medvision.models.weights import State, digest_state, write_weights
-from medvision.store.files import atomic_write
+from medvision.store.files import atomic_write, make_output
 from medvision.training.augment import augment, match_colours
 from medvision.training.card import render_card
 from medvision.training.loop import Batch, Check, Fit, LoopSettings, fit, write_checks
@@ -82,10 +82,12 @@ def train_patch(
         on_check: told the name of the run ("fold tumor_001", "final") and its state at each check.
 
     Raises:
-        UsageError: if data are missing, a file's name lacks its slide, or a fold names an unknown slide.
+        UsageError: if `out` cannot be written to, data are missing, a file's name lacks its slide, or a fold names an
+            unknown slide.
         StoreError: if `out` holds the progress of other data or another configuration.
     """
     began = time.perf_counter()
+    make_output(out)
     data = load_data(config, render)
     folds = check_folds(config, data.patches)
     (out / "progress").mkdir(parents=True, exist_ok=True)

@@ -176,6 +176,16 @@ def test_a_wrong_model_is_reported_as_in_a_plain_run(
     assert str(through_flow.value) == str(in_loop.value)
 
 
+def test_an_output_that_is_a_file_is_wrong_usage(
+    slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+) -> None:
+    from flows.local import run_analyze
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="file is there and is not a folder"):
+        run_analyze(slides, tmp_path / "file" / "out", config)
+
+
 def test_manifests(prefect_home: Path, tmp_path: Path) -> None:
     from flows.analyze import read_slides
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from medvision.cli import run
 from medvision.core.errors import AnnotationError, SpacingError, UsageError
 from medvision.evaluations.base import load_evaluations
 from medvision.evaluations.camelyon16 import evaluate
@@ -301,3 +302,29 @@ def test_the_registry_lists_the_protocol():
     entry = load_evaluations()["camelyon16"]
     assert entry.evaluate is evaluate
     assert {"auc": 0.925, "froc": 0.7051} in [published.figures for published in entry.published]
+
+
+def test_results_that_were_set_aside_are_passed_over(cohort, tmp_path):
+    out = as_results(cohort[0], tmp_path / "out")
+    slides = [prediction.slide for prediction in read_predictions(out)]
+    (out / "a.set-aside-1").mkdir()
+    (out / "a.set-aside-1" / "result.json").write_bytes((out / "a" / "result.json").read_bytes())
+    assert [prediction.slide for prediction in read_predictions(out)] == slides
+
+
+@pytest.mark.parametrize("out", ["file", "file/x"])
+def test_an_output_that_is_a_file_is_wrong_usage(cohort, tmp_path, out, capfd):
+    (tmp_path / "file").write_text("mine")
+    got = evaluate(*cohort, spacing_um=0.25, resamples=0)
+    with pytest.raises(UsageError, match="file is there and is not a folder"):
+        write_evaluation(got, tmp_path / out)
+    places = [
+        "--predictions",
+        str(cohort[0]),
+        "--reference",
+        str(tmp_path / "absent"),
+        "--out",
+        str(tmp_path / out),
+    ]
+    assert run(["evaluate", "camelyon16", *places]) == 2
+    assert "is not a folder" in capfd.readouterr().err

@@ -211,3 +211,22 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path, model: PatchModel) -
     path = save(tmp_path / "a.png", flat(10))
     with pytest.raises(UsageError, match="choose a classifier"):
         run([path], replace(model, output="image"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("spacing_um", [-1.0, 0.0, 1e-7, 1000.0, float("nan"), float("inf")])
+def test_an_impossible_spacing_is_refused_before_anything_is_written(
+    tmp_path: Path, model: PatchModel, spacing_um: float
+) -> None:
+    path = save(tmp_path / "a.png", flat(10))
+    with pytest.raises(UsageError, match=r"--image-spacing .* is outside 0\.02 to 100") as caught:
+        run([path], model, tmp_path / "out", spacing_um=spacing_um)
+    assert "--slide-spacing" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_refused_before_scoring(tmp_path: Path, model: PatchModel) -> None:
+    path = save(tmp_path / "a.png", flat(10))
+    scored: list[int] = []
+    with pytest.raises(UsageError, match=r"a\.png is there and is not a folder"):
+        classify_images([path], model, path / "out", device="cpu", on_windows=scored.append)
+    assert scored == []

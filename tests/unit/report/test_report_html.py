@@ -7,7 +7,7 @@ import re
 import pytest
 
 from medvision.ops.overlay import colour_table
-from medvision.report.build import build_report
+from medvision.report.build import build_report, read_record
 from medvision.report.html import render_html
 from medvision.report.pictures import colour_stops
 from medvision.store.records import QcMeasure, SlideResult
@@ -98,6 +98,18 @@ def test_scale_bars_measure_what_they_say(make_result, page_of):
     assert float(overview) / 100 * 18.0 == pytest.approx(2.0, rel=1e-4)
     (crop,) = re.findall(r"#region-1 \.bar\{width:([\d.]+)%\}", style)
     assert float(crop) / 100 * 256.0 == pytest.approx(50.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "beyond"),
+    [(256, 256, False), (200, 4000, True), (4000, 200, True), (11_900, 4000, True), (11_744, 17_744, False)],
+)
+def test_a_picture_that_leaves_the_slide_says_so(make_result, page_of, row, column, beyond):
+    """Crops of 256 µm, which are 512 pixels, on a slide of 12,000 by 18,000."""
+    region = read_record(make_result() / "result.json", SlideResult).regions[0]
+    moved = region.model_copy(update={"peak": (row, column)})
+    folder = make_result(regions=(moved,), slide={"spacing_um": (0.5, 0.5), "shape": (12_000, 18_000)})
+    assert ("beyond the slide's edge" in page_of(render_html(build_report(folder))).text) is beyond
 
 
 def test_outlines_lie_where_the_geojson_says(make_result, page_of):

@@ -57,6 +57,15 @@ def test_a_run_folder(make_result, tmp_path):
     assert names == ["a/report.html", "a/report.pdf", "b/report.html", "b/report.pdf", "index.html"]
 
 
+def test_results_that_were_set_aside_are_passed_over(make_result, tmp_path):
+    run = tmp_path / "run"
+    for name in ("a", "a.set-aside-1"):
+        make_result("a", folder=run / name)
+    names = [path.relative_to(run).as_posix() for path in render_reports(run)]
+    assert names == ["a/report.html", "a/report.pdf", "index.html"]
+    assert "set-aside" not in (run / "index.json").read_text()
+
+
 def test_one_broken_slide_does_not_stop_the_others(make_result, tmp_path):
     run = tmp_path / "run"
     for name in ("a", "b", "c", "d"):

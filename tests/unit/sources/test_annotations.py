@@ -61,6 +61,13 @@ def test_asap_round_trip(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_failed_write_leaves_no_partial_file(tmp_path):
+    (tmp_path / "a.xml").mkdir()
+    with pytest.raises(OSError, match=r"a\.xml"):
+        write_asap(tmp_path / "a.xml", [])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.xml"]
+
+
 def test_asap_x_is_the_column(tmp_path):
     path = tmp_path / "a.xml"
     write_asap(path, [Annotation("p", "Tumor", "dot", np.array([(7.0, 3.5)]))])

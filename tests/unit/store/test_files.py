@@ -11,8 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvision.core.errors import StoreError
-from medvision.store.files import MAX_NAME_BYTES, atomic_write, safe_name, safe_names
+from medvision.core.errors import StoreError, UsageError
+from medvision.store.files import (
+    MAX_NAME_BYTES,
+    atomic_write,
+    is_set_aside,
+    make_output,
+    safe_name,
+    safe_names,
+    set_aside_path,
+)
 
 
 @pytest.mark.parametrize(
@@ -115,3 +123,45 @@ def test_atomic_write_does_not_follow_a_link(tmp_path: Path) -> None:
 def test_atomic_write_failure_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"absent/f: could not be written: No such file"):
         atomic_write(tmp_path / "absent" / "f", b"x")
+
+
+def test_an_output_folder_is_made_and_left_empty(tmp_path: Path) -> None:
+    out = tmp_path / "a" / "b"
+    assert make_output(out) == out
+    assert make_output(out) == out
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", ["file", "file/x", "file/x/y", "dangling"])
+def test_a_file_in_the_way_of_the_output_is_named(tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError) as caught:
+        make_output(tmp_path / out)
+    assert str(tmp_path / out) in str(caught.value)
+    assert f"{tmp_path / out.split('/')[0]} is there and is not a folder" in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_output_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir(mode=0o555)
+    root = os.geteuid() == 0
+    if root:  # whom no permission stops
+        os.seteuid(65534)
+    try:
+        with pytest.raises(UsageError, match=r"out cannot be an output folder.*Permission denied"):
+            make_output(out)
+    finally:
+        if root:
+            os.seteuid(0)
+    with pytest.raises(UsageError, match="cannot be written to"):
+        make_output(Path("a\0b"))
+
+
+def test_what_is_set_aside_has_a_name_of_its_own(tmp_path: Path) -> None:
+    first = set_aside_path(tmp_path / "a")
+    first.mkdir()
+    assert [first.name, set_aside_path(tmp_path / "a").name] == ["a.set-aside-1", "a.set-aside-2"]
+    assert is_set_aside(first)
+    assert not any(is_set_aside(Path(name)) for name in ("a", "set-aside-1", "a.set-aside-", ".set-aside-1"))

@@ -159,6 +159,36 @@ def test_scratch_outlives_failure_and_goes_with_success(tmp_path: Path) -> None:
     assert list((tmp_path / ".medvision" / "scratch").iterdir()) == []
 
 
+def test_publishing_removes_what_earlier_code_left_in_scratch(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    earlier = SPEC.model_copy(update={"code": "0" * 64})
+    (store.scratch(earlier, "a") / "progress").write_text("half")
+    (store.scratch(SPEC, name="a") / "progress").write_text("half")
+    (store.scratch(earlier, "b") / "progress").write_text("of another entry")
+    store.get_or_make(SPEC, write_result, name="a")
+    (left,) = (tmp_path / ".medvision" / "scratch").iterdir()
+    assert left == store.scratch(earlier, "b")
+
+    (store.scratch(earlier, "a") / "progress").write_text("half")
+    assert not store.get_or_make(SPEC, write_result, name="a").made
+    assert (store.scratch(earlier, "a") / "progress").read_text() == "half", (
+        "an entry that was only found does not end other work on it"
+    )
+
+
+def test_the_result_of_another_source_is_kept_beside(tmp_path: Path) -> None:
+    first = publish_folder(tmp_path / "a", SPEC, write_result).folder
+    before = snapshot(first)
+    other = SPEC.model_copy(update={"source": "77"})
+    assert publish_folder(tmp_path / "a", other, write_result).made
+    assert snapshot(tmp_path / "a.set-aside-1") == before
+    assert verify(tmp_path / "a") == verify(tmp_path / "a.set-aside-1") == ()
+
+    recoded = other.model_copy(update={"code": "0" * 64})
+    assert publish_folder(tmp_path / "a", recoded, write_result).made
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".medvision", "a", "a.set-aside-1"]
+
+
 def test_rewriting_records_the_new_report_and_guards_the_rest(tmp_path: Path) -> None:
     def make(folder: Path) -> None:
         write_result(folder)
@@ -252,7 +282,7 @@ def make(folder):
 store = ResultStore(Path(sys.argv[1]))
 print("ready", flush=True)
 for source in range(10_000):
-    store.get_or_make(ResultSpec(kind="k", name="a", source=str(source % 2), model=""), make, name="a")
+    store.get_or_make(ResultSpec(kind="k", name="a", source="0", model=str(source % 2)), make, name="a")
 """
 
 
@@ -273,7 +303,8 @@ def test_killed_at_any_moment_leaves_whole_results_only(tmp_path: Path) -> None:
     store = ResultStore(tmp_path)
     store.clean()
     assert list((tmp_path / ".medvision" / "partial").iterdir()) == []
-    store.get_or_make(SPEC.model_copy(update={"name": "a", "kind": "k"}), write_result, name="a")
+    last = SPEC.model_copy(update={"name": "a", "kind": "k", "source": "0"})
+    store.get_or_make(last, write_result, name="a")
     assert sorted(snapshot(tmp_path / "a")) == [
         "crops/1.png",
         "manifest-run.json",

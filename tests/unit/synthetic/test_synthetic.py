@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import pytest
 import tifffile
 from shapely import Polygon
 
+from medvision.cli import run
 from medvision.core.errors import UsageError
 from medvision.core.geometry import Box
 from medvision.sources.annotations import read_annotations
+from medvision.sources.write import write_slide
 from medvision.synthetic import (
     LesionSpec,
     SlideRecipe,
@@ -26,10 +29,24 @@ from medvision.synthetic import (
     truth_polygons,
     write_synthetic_slide,
 )
+from medvision.synthetic.anatomy import plan
 
 CLUSTER = SlideRecipe(
     5, (1400, 1700), lesions=(LesionSpec((180.0, 210.0), 160.0),), stain="violet", scanner="even"
 )
+OPTIONS = [
+    "--size",
+    "600",
+    "--seed",
+    "3",
+    "--name",
+    "mine",
+    "--stain",
+    "indigo",
+    "--artefacts",
+    "dust",
+    "pen-blue",
+]
 
 
 def density(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -197,6 +214,7 @@ def test_faint_stain_is_paler() -> None:
         ({"metastases": "many"}, "known: none"),
         ({"spacing_um": 0.0}, "0.1 to 4"),
         ({"shape_px": (0, 5)}, "no area"),
+        ({"shape_px": (300, 100_001)}, "at most 100000 px"),
     ],
 )
 def test_unknown_choices_are_named(changes: dict[str, object], words: str) -> None:
@@ -206,10 +224,82 @@ def test_unknown_choices_are_named(changes: dict[str, object], words: str) -> No
 
 
 def test_a_macrometastasis_needs_room() -> None:
-    with pytest.raises(UsageError, match="does not fit"):
+    with pytest.raises(
+        UsageError, match=r"does not fit a slide of 3000 x 3000 px.*--size 14000 .*--metastases micro"
+    ):
         truth_polygons(SlideRecipe(1, (3000, 3000), metastases="macro"))
+    for seed in range(200):
+        assert plan(SlideRecipe(seed, (14_000, 14_000), metastases="macro")).lesions
     with pytest.raises(UsageError, match="normal, tumour"):
         render_patch(1, "benign")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "/a"])
+def test_a_name_cannot_lead_out_of_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="is no file name"):
+        write_synthetic_slide(CLUSTER, tmp_path / "out", name)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_wrong_usage(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is there and is not a folder"):
+        write_synthetic_slide(CLUSTER, tmp_path / "file")
+
+
+def test_the_command_maps_its_options_to_the_recipe(tmp_path: Path) -> None:
+    assert run(["synthesize", "--out", str(tmp_path), *OPTIONS]) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.tif", "mine.xml", "mine_mask.tif"]
+    recipe = SlideRecipe(3, (600, 600), metastases="micro", stain="indigo", artefacts=("dust", "pen-blue"))
+    same = write_synthetic_slide(recipe, tmp_path / "library", "mine")
+    assert (tmp_path / "mine.tif").read_bytes() == same.slide.read_bytes()
+
+
+def test_the_command_says_how_large_a_slide_must_be(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["synthesize", "--out", str(tmp_path / "out"), "--metastases", "macro"]) == 2
+    assert "--size 14000" in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
+def test_a_stopped_writer_leaves_no_file(tmp_path: Path, stop: type[BaseException]) -> None:
+    def read(box: Box) -> npt.NDArray[np.uint8]:
+        if box.start[0] > 0:
+            raise stop
+        return np.zeros((*box.shape, 3), np.uint8)
+
+    with pytest.raises(stop):
+        write_slide(tmp_path / "a.tif", (4096, 1024), read, 0.25)
+    assert list(tmp_path.iterdir()) == []
+
+
+_STOPPED = """
+import signal, sys
+from pathlib import Path
+from medvision.synthetic import SlideRecipe, write_synthetic_slide
+
+def stop(*_):
+    sys.exit(143)
+
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+write_synthetic_slide(SlideRecipe(1, (12_000, 12_000)), Path(sys.argv[1]))
+"""
+
+
+def test_a_terminated_process_leaves_no_file(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", _STOPPED, str(tmp_path)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        deadline = time.monotonic() + 60
+        while not any(p.stat().st_size for p in tmp_path.glob("*.partial")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.glob("*.partial"))
+        child.terminate()
+        assert child.wait(60) == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 _PEAK = """

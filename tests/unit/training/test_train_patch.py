@@ -271,3 +271,10 @@ def test_regions_are_cut_into_half_overlapping_squares(tmp_path: Path) -> None:
         read_region(folder_image, (0, 0, 129, 64))
     with pytest.raises(UsageError, match="holds no square of 256"):
         cut_region(image, 1, "s", 256, 128, 32)
+
+
+def test_an_output_that_is_a_file_is_refused_before_data_are_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    absent = read_config(SMOKE).model_copy(update={"data": tmp_path / "absent"})
+    with pytest.raises(UsageError, match="file is there and is not a folder"):
+        train_patch(absent, tmp_path / "file" / "out")
