@@ -21,7 +21,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
 from medvision.core.errors import UsageError
-from medvision.pipelines.analyze import analyze_slide, configured_model
+from medvision.pipelines.analyze import analyze_slide, check_config
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.store.files import safe_names
 from medvision.store.records import SlideOutcome
@@ -80,7 +80,7 @@ def analyze(slides: list[Path] | Path, out: Path, config: AnalyzeConfig) -> Stat
         MedvisionError: before the first slide, if the manifest cannot be read or the model cannot be had.
     """
     paths = read_slides(slides) if isinstance(slides, Path) else slides
-    configured_model(config)
+    check_config(config)
     names = safe_names(paths)
     futures = [
         analyze_one.submit(number, slide, name, out, config)

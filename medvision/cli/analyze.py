@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -41,32 +42,31 @@ def analyze(
         raise MedvisionError("no slide was given; example: medvision analyze slide.svs --out results")
     if not _any_readable(slides, config):
         return 2
-    outcomes = _through_prefect(slides, out, config) if flow else _here(slides, out, config)
     from medvision.pipelines.run import finish_run
 
-    index = finish_run(out, outcomes)
-    print_made("report", index)
+    outcomes: list[SlideOutcome] = []
+    try:
+        for outcome in (_through_prefect if flow else _here)(slides, out, config):
+            print_outcome(outcome)
+            outcomes.append(outcome)
+    finally:
+        # An interrupted run lists what it has finished.
+        if outcomes:
+            print_made("report", finish_run(out, outcomes))
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
-def _here(slides: list[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
+def _here(slides: list[Path], out: Path, config: AnalyzeConfig) -> Iterator[SlideOutcome]:
     from medvision.pipelines.analyze import analyze_slides
 
-    outcomes = []
     with slide_progress() as progress:
-        for outcome in analyze_slides(slides, out, config, progress.on_plan, progress.on_windows):
-            print_outcome(outcome)
-            outcomes.append(outcome)
-    return outcomes
+        yield from analyze_slides(slides, out, config, progress.on_plan, progress.on_windows)
 
 
-def _through_prefect(slides: list[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
+def _through_prefect(slides: list[Path], out: Path, config: AnalyzeConfig) -> Iterator[SlideOutcome]:
     from flows.local import run_analyze
 
-    outcomes = run_analyze(slides, out, config)
-    for outcome in outcomes:
-        print_outcome(outcome)
-    return outcomes
+    yield from run_analyze(slides, out, config)
 
 
 def _any_readable(slides: list[Path], config: AnalyzeConfig) -> bool:

@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from medvision.report.format import visible
 from medvision.store.records import SlideOutcome
 
 console = Console(highlight=False, emoji=False)
@@ -46,7 +47,7 @@ class SlideProgress:
         """A slide begins; it has so many windows."""
         if self._task is not None:
             self._progress.remove_task(self._task)  # type: ignore[arg-type]
-        self._task = self._progress.add_task(escape(name), total=windows)
+        self._task = self._progress.add_task(escape(visible(name)), total=windows)
 
     def on_windows(self, count: int) -> None:
         """So many windows more are done."""
@@ -77,15 +78,15 @@ def print_outcome(outcome: SlideOutcome) -> None:
     regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
     reason = f"  {outcome.reason}" if outcome.reason else ""
     console.print(
-        f"[{style}]{outcome.status:>11}[/]  [bold]{escape(outcome.slide)}[/]{score}{regions}"
-        f"  {outcome.seconds:.1f} s{escape(reason)}",
+        f"[{style}]{outcome.status:>11}[/]  [bold]{escape(visible(outcome.slide))}[/]{score}{regions}"
+        f"  {outcome.seconds:.1f} s{escape(visible(reason))}",
         soft_wrap=True,
     )
 
 
 def print_made(label: str, path: Path) -> None:
     """Say where something was written."""
-    console.print(f"{label}: [bold]{escape(str(path))}[/]", soft_wrap=True)
+    console.print(f"{label}: [bold]{escape(visible(str(path)))}[/]", soft_wrap=True)
 
 
 def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
@@ -94,5 +95,5 @@ def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]])
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(escape(cell) for cell in row))
+        made.add_row(*(escape(visible(cell)) for cell in row))
     return made

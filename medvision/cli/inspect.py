@@ -9,8 +9,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from medvision.cli.console import console, table
+from medvision.cli.console import console, errors, table
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.report.format import visible
 
 
 def info(
@@ -37,7 +38,7 @@ def info(
 
     description = describe(file, slide_spacing)
     text = json.dumps(asdict(description), indent=2, default=str) if as_json else render_text(description)
-    console.print(text, markup=False, soft_wrap=True)
+    print(text)
     return 0
 
 
@@ -67,8 +68,8 @@ def check(
     else:
         rows = [
             (
-                row.slide,
-                row.problem or "ready",
+                Path(row.slide).name,
+                "no" if row.problem else "yes",
                 row.reader,
                 "" if row.spacing_um is None else f"{row.spacing_um:.4g}",
                 "" if row.tissue_mm2 is None else f"{row.tissue_mm2:,.1f}",
@@ -78,8 +79,11 @@ def check(
             )
             for row in checks
         ]
-        columns = ("slide", "verdict", "reader", "µm/px", "tissue mm²", "windows", "about s", "about MB")
+        columns = ("slide", "ready", "reader", "µm/px", "mm²", "windows", "s", "MB")
         console.print(table("Dry run: nothing was analysed", columns, rows))
+        for row in checks:
+            if row.problem:
+                errors.print(f"not ready: {visible(row.problem)}", markup=False, soft_wrap=True)
         total = sum(row.seconds or 0 for row in checks)
         console.print(f"together about {total:,.0f} s, one slide after the other")
     bad = sum(bool(row.problem) for row in checks)
@@ -98,15 +102,24 @@ def models(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int
     """
     from medvision.models import list_models
 
-    rows = [asdict(row) for row in list_models()]
     if as_json:
-        print(json.dumps(rows, indent=2, default=str))
+        print(json.dumps([asdict(row) for row in list_models()], indent=2, default=str))
         return 0
-    columns = tuple(rows[0])
-    shown = [tuple("" if row[c] is None else str(row[c]) for c in columns) for row in rows]
+    columns = ("name", "window", "µm/px", "classes", "AUC", "MB", "licence")
+    shown = [
+        (
+            row.name,
+            f"{row.window_px} px",
+            f"{row.spacing_um:g}",
+            ", ".join(row.classes),
+            "" if row.auc is None else f"{row.auc:.2f}",
+            f"{row.megabytes:.1f}",
+            row.licence.partition(";")[0],
+        )
+        for row in list_models()
+    ]
     console.print(table("Models - research use only", columns, shown))
-    console.print(
-        "Any torchvision or timm classifier works with local weights: "
-        "--model resnet50 --weights FILE --classes normal --classes tumor --spacing 0.5"
-    )
+    console.print()
+    console.print("Any torchvision or timm classifier works with local weights:")
+    console.print("  --model resnet50 --weights FILE --classes normal,tumor --spacing 0.5", soft_wrap=True)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,7 +41,7 @@ from medvision.pipelines.slide_result import (
 from medvision.report.render import HTML, PDF, write_report
 from medvision.sources import open_source
 from medvision.sources.base import Source
-from medvision.store.files import safe_name, safe_names
+from medvision.store.files import make_output, safe_name, safe_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import (
     Label,
@@ -126,6 +127,7 @@ def analyze_slides(
         MedvisionError: before the first slide, if the model or the device cannot be had.
     """
     check_config(config)
+    make_output(out)
     for slide, name in zip(slides, safe_names(slides), strict=True):
         yield analyze_slide(slide, out, config, name, on_plan, on_windows)
 
@@ -147,8 +149,16 @@ def analyze_slide(
     wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
     """
     model = check_config(config)
+    make_output(out)
     engine = PatchEngine(
-        EngineSettings(config.device, config.batch_size, config.readers, config.precision), on_windows
+        EngineSettings(
+            device=config.device,
+            batch_size=config.batch_size,
+            readers=config.readers,
+            precision=config.precision,
+            backend=config.backend,
+        ),
+        on_windows,
     )
     started, began = time.perf_counter(), utc_now()
     name = safe_name(slide) if name is None else name
@@ -159,12 +169,17 @@ def analyze_slide(
             return analysis.outcome()
         finally:
             source.close()
-    except (MedvisionError, OSError, MemoryError) as error:
+    except Exception as error:
+        foreseen = isinstance(error, (MedvisionError, OSError, MemoryError))
+        if not foreseen:
+            logging.getLogger(__name__).error("%s: unexpected error", slide, exc_info=error)
         return SlideOutcome(
             slide=str(slide),
             name=name,
             status="failed",
-            reason=str(error) or type(error).__name__,
+            reason=(str(error) or type(error).__name__)
+            if foreseen
+            else f"unexpected {type(error).__name__}: {error}",
             transient=is_transient(error),
             seconds=round(time.perf_counter() - started, 3),
         )

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medvision.core.errors import MedvisionError
+from medvision.core.errors import MedvisionError, UnreadableSourceError, WindowUnreadableError
 from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
 from medvision.pipelines.analyze import configured_runner
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.dense import plan_dense
-from medvision.pipelines.heatmap import locate_tissue, plan_heatmap, read_overview
+from medvision.pipelines.heatmap import locate_tissue, plan_heatmap, read_overview, spacing_of
 from medvision.sources import open_source, read_at
 from medvision.sources.spacing import require_spacing
 from medvision.store.records import Record
@@ -66,8 +66,14 @@ def _check(slide: Path, config: AnalyzeConfig, model: PatchModel, rate: float) -
         planning = time.perf_counter() - started
         probes = np.linspace(0, len(plan) - 1, min(32, len(plan))).astype(int)
         started = time.perf_counter()
+        unread = 0
         for index in probes:
-            read_at(source, plan.box(int(index)), model.spacing.mean if model.spacing else spacing.mean)
+            try:
+                read_at(source, plan.box(int(index)), spacing_of(model))
+            except WindowUnreadableError:
+                unread += 1
+        if unread > config.unread_limit * len(probes) or overview.unread > config.unread_limit:
+            raise UnreadableSourceError(f"{slide}: much of it cannot be decoded; an analysis would fail")
         reading = (time.perf_counter() - started) / max(len(probes), 1) / config.readers
         cells = 0 if plan.lattice is None else int(np.prod(plan.lattice.shape)) * len(model.classes)
         return SlideCheck(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -208,3 +209,54 @@ def test_a_killed_run_leaves_nothing_under_a_final_name_and_ends_the_same(
     (name,) = [path.parent.name for path in clean.glob("*/result.json")]
     assert bytes_of(killed / name) == bytes_of(clean / name)
     assert outcome["status"] == "resumed"
+
+
+def test_a_slide_that_cannot_be_decoded_fails_rather_than_passing_as_empty(
+    slide: Path, tmp_path: Path
+) -> None:
+    import tifffile
+
+    damaged = tmp_path / "damaged.tif"
+    data = bytearray(slide.read_bytes())
+    with tifffile.TiffFile(slide) as tiff:
+        pages = [tiff.pages[0], *(tiff.pages[0].pages or []), *tiff.pages[1:]]
+        for page in pages:
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+                data[offset : offset + count] = bytes(count)
+    damaged.write_bytes(data)
+    assert run(["analyze", str(damaged), "--out", str(tmp_path / "out")]) in (1, 2)
+    assert not list((tmp_path / "out").glob("*/result.json"))
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_with_its_status_and_a_word(
+    number: signal.Signals, status: int, slide: Path, tmp_path: Path
+) -> None:
+    program = (
+        "import os, signal, sys, medvision.engine.engine as e\n"
+        "from medvision.cli import run\n"
+        "real = e.PatchEngine._collect\n"
+        "def collect(self, batch, finished):\n"
+        "    real(self, batch, finished)\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "e.PatchEngine._collect = collect\n"
+        f"sys.exit(run(['analyze', {str(slide)!r}, '--out', {str(tmp_path)!r}, '--batch-size', '8']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "a later run continues from here" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.glob(".medvision/scratch/*/heatmap.npz"))
+
+
+def test_one_region_is_one_feature(result_folder: Path) -> None:
+    result = SlideResult.model_validate_json((result_folder / "result.json").read_bytes())
+    features = json.loads((result_folder / "regions.geojson").read_text())["features"]
+    assert [feature["properties"]["name"] for feature in features] == [
+        f"region {r.id}" for r in result.regions
+    ]
+    height, width = result.slide.shape
+    text = json.dumps([feature["geometry"]["coordinates"] for feature in features])
+    numbers = np.array([float(v) for v in text.replace("[", " ").replace("]", " ").replace(",", " ").split()])
+    assert numbers[0::2].max() <= width
+    assert numbers[1::2].max() <= height
