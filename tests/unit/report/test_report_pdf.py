@@ -16,6 +16,10 @@ from medvision.report.pdf import breakable, render_pdf
 
 HOSTILE = '#panic("x") #pagebreak() $x^2$ *b* \\ </script> #eval("1+1")'
 
+needs_pdftotext = pytest.mark.skipif(
+    shutil.which("pdftotext") is None, reason="needs pdftotext (poppler) to read the text back"
+)
+
 
 def pages(pdf: bytes) -> int:
     """The largest count of the page trees."""
@@ -37,9 +41,7 @@ def test_markup_in_strings_is_neither_run_nor_set(make_result):
     assert pages(render(HOSTILE)) == pages(render("x" * 25 + " " + "y" * 25))
 
 
-@pytest.mark.skipif(
-    shutil.which("pdftotext") is None, reason="needs pdftotext (poppler) to read the text back"
-)
+@needs_pdftotext
 def test_strings_appear_literally(make_result, tmp_path):
     name = "slide “a” #7 – \u202eabc"
     file = tmp_path / "report.pdf"
@@ -94,3 +96,19 @@ def test_long_words_can_break():
     digest = "ab" * 32
     assert breakable(digest).replace("\u200b", "") == digest
     assert max(len(part) for part in breakable(digest).split("\u200b")) == 8
+
+
+@needs_pdftotext
+def test_the_first_page_is_filled_with_regions(make_result, tmp_path):
+    """Below an overview of 10:9, where a row of pictures with their figures just fits."""
+    from PIL import Image
+
+    folder = make_result()
+    for name, mode in (("thumbnail.jpg", "RGB"), ("heatmap.png", "RGBA")):
+        Image.new(mode, (600, 540)).save(folder / name)
+    file = tmp_path / "report.pdf"
+    file.write_bytes(render_pdf(build_report(folder)))
+    command = ["pdftotext", "-raw", "-l", "1", file, "-"]
+    first = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "Region 1 highest" in " ".join(first.split())
+    assert "Level-0 pixel" in first
