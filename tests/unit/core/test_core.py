@@ -46,7 +46,7 @@ def test_every_error_is_known_and_a_builtin() -> None:
     assert len(kinds) >= 8
     for kind in kinds:
         assert issubclass(kind, MedvisionError)
-        assert issubclass(kind, (ValueError, LookupError, OSError))
+        assert issubclass(kind, (ValueError, LookupError, OSError, RuntimeError))
 
 
 @pytest.mark.parametrize(
