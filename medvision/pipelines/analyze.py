@@ -208,7 +208,10 @@ class _Analysis:
         spec = self._spec()
         of_run = (RUN, HTML, PDF)
         entry = store.get_or_make(
-            spec, lambda folder: self._make(folder, store.scratch(spec, self.name)), name=self.name, of_run=of_run
+            spec,
+            lambda folder: self._make(folder, store.scratch(spec, self.name)),
+            name=self.name,
+            of_run=of_run,
         )
         result = SlideResult.model_validate_json((entry.folder / RESULT).read_bytes())
         return SlideOutcome(

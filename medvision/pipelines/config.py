@@ -60,7 +60,9 @@ class AnalyzeConfig(Record):
             "only networks without padding, and only the same scores. off: window by window."
         ),
     ] = "off"
-    threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.5
+    # The highest of thousands of windows is judged, so a single window's 0.5 would call most slides positive; 0.9 is
+    # what Wang et al. (2016, arXiv:1606.05718) took for lesions.
+    threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.9
     minimum_tissue: Annotated[Share, _says("Least share of tissue for a cell to be scored.")] = 0.1
     unread_limit: Annotated[
         Share, _says("Share of windows that may be undecodable before the slide fails.")
