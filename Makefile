@@ -12,8 +12,7 @@ DEMO ?= demo
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# One thread per test process: the processes share the cores. No tool reports home.
-export OMP_NUM_THREADS ?= 1
+# No tool reports home.
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
@@ -24,6 +23,9 @@ help: ## show this list
 
 demo: $(STAMP) ## make four slides, analyse them, and print where the reports are
 	$(BIN)/medvision demo --out $(DEMO)
+
+# One thread per test process: the processes share the cores.
+test test-all: export OMP_NUM_THREADS := 1
 
 test: $(STAMP) lint ## style, types, layers, and all tests but the slow ones
 	$(PYTEST) -m "not slow"
@@ -46,6 +48,7 @@ docs: $(STAMP) ## build the documentation into site/; a warning is an error
 
 bench: $(STAMP) ## measure start-up, speed and memory, as in docs/results.md
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	$(BIN)/medvision benchmark
 
 install: $(STAMP) ## make .venv and nothing else
 

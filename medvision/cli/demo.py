@@ -52,7 +52,7 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
     scores = evaluate(out / "results", out / "slides", "corrected")
     write_evaluation(scores, out / "evaluation")
     console.print(terminal_table(scores))
-    truth = "synthetic slides with known truth"
+    truth = "synthetic slides with known truth."
     index = finish_run(out / "results", outcomes, evaluation_record(scores, truth))
     console.print(
         f"done in {time.perf_counter() - started:.0f} s; synthetic slides, so this shows that it works, not how well"
