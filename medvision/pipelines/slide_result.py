@@ -78,7 +78,8 @@ def interpret(
     probability = raster.channel(positive)
     cell_um = raster.spacing.mean
     score, rule = slide_score(probability)
-    shapes = find_regions(probability, threshold, cell_um)
+    # A region counts by the rule that judges the slide, so that a slide is positive exactly when it has one.
+    shapes = [shape for shape in find_regions(probability, threshold, cell_um) if shape.score >= threshold]
     base = source.spacing
     assert base is not None, "the overview has already required a spacing"
     frame = _Frame((cell_um / base.values[0], cell_um / base.values[1]), source.levels[0].shape, base.values)
