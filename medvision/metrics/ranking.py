@@ -1,4 +1,4 @@
-"""How well scores rank cases and how far they are probabilities, with intervals.
+"""How well scores rank cases, with intervals.
 
 Labels are 0/1 or bool, scores any finite floats, both of shape (n,). Everything is a pure function.
 """
@@ -39,7 +39,7 @@ def roc_auc(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     >>> roc_auc([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8])
     0.75
     """
-    y, s = _checked(labels, scores)
+    y, s = checked(labels, scores)
     positives = int(y.sum())
     negatives = len(y) - positives
     return float((rankdata(s)[y].sum() - positives * (positives + 1) / 2) / (positives * negatives))
@@ -51,7 +51,7 @@ def roc_curve(labels: npt.ArrayLike, scores: npt.ArrayLike) -> RocCurve:
     Raises:
         UsageError: as `roc_auc`.
     """
-    y, s = _checked(labels, scores)
+    y, s = checked(labels, scores)
     thresholds, true, false = _counts_at_thresholds(y, s)
     return RocCurve(
         np.concatenate([[0.0], false / false[-1]]),
@@ -69,7 +69,7 @@ def delong_interval(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float =
     Raises:
         UsageError: as `roc_auc`, and if a class has fewer than two cases.
     """
-    y, s = _checked(labels, scores)
+    y, s = checked(labels, scores)
     positive, negative = s[y], s[~y]
     if min(len(positive), len(negative)) < 2:
         raise UsageError(
@@ -141,7 +141,7 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     Raises:
         UsageError: if there is no positive case, shapes differ, or a score is not finite.
     """
-    y, s = _checked(labels, scores, both_classes=False)
+    y, s = checked(labels, scores, both_classes=False)
     if not y.any():
         raise UsageError(f"average precision needs a positive case; got {len(y)} negative ones")
     _, true, false = _counts_at_thresholds(y, s)
@@ -149,31 +149,28 @@ def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * true / (true + false)))
 
 
-def brier(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> float:
-    """Mean squared difference of probability and outcome: 0 is perfect, 0.25 is what a constant 0.5 gets (Brier 1950).
+def checked(labels: npt.ArrayLike, scores: npt.ArrayLike, both_classes: bool = True) -> tuple[Bools, Floats]:
+    """`labels` as bool and `scores` as float, both (n,).
 
     Raises:
-        UsageError: if there is no case, shapes differ, or a probability lies outside [0, 1].
+        UsageError: if shapes differ, a label is not 0 or 1, a score is not finite, or a class is absent.
     """
-    y, p = _checked_probabilities(labels, probabilities)
-    return float(np.mean((p - y) ** 2))
-
-
-def expected_calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLike, bins: int = 15) -> float:
-    """Mean gap of mean probability and share of positives over equal-width bins, weighted by cases (Naeini 2015).
-
-    Bins are half-open [a, b), the last one closed. The probability is that of the positive class.
-
-    Raises:
-        UsageError: as `brier`, and if `bins` is below 1.
-    """
-    y, p = _checked_probabilities(labels, probabilities)
-    if bins < 1:
-        raise UsageError(f"calibration needs at least 1 bin; got {bins}")
-    edges = np.linspace(0, 1, bins + 1)
-    index = np.minimum(np.searchsorted(edges, p, side="right") - 1, bins - 1)
-    gap = np.bincount(index, weights=p, minlength=bins) - np.bincount(index, weights=y, minlength=bins)
-    return float(np.abs(gap).sum() / len(y))
+    given: npt.NDArray[Any] = np.asarray(labels)
+    s = np.asarray(scores, dtype=np.float64)
+    if given.ndim != 1 or given.shape != s.shape or len(s) == 0:
+        raise UsageError(
+            f"labels of shape {given.shape} and scores of shape {s.shape}; both must be (n,), n above 0"
+        )
+    if not np.isin(given, (0, 1)).all():
+        raise UsageError(f"labels must be 0 or 1; got {sorted(set(given.tolist()))[:5]}")
+    if not np.isfinite(s).all():
+        raise UsageError(f"{np.count_nonzero(~np.isfinite(s))} of {len(s)} scores are not finite")
+    y = given.astype(bool)
+    if both_classes and (y.all() or not y.any()):
+        raise UsageError(
+            f"ranking needs both classes; got {y.sum()} positive and {len(y) - y.sum()} negative cases"
+        )
+    return y, s
 
 
 def _counts_at_thresholds(y: Bools, s: Floats) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -195,29 +192,3 @@ def _members(groups: npt.ArrayLike | None, cases: int) -> list[npt.NDArray[np.in
     _, inverse = np.unique(given, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(inverse[order])) + 1)
-
-
-def _checked(labels: npt.ArrayLike, scores: npt.ArrayLike, both_classes: bool = True) -> tuple[Bools, Floats]:
-    given: npt.NDArray[Any] = np.asarray(labels)
-    s = np.asarray(scores, dtype=np.float64)
-    if given.ndim != 1 or given.shape != s.shape or len(s) == 0:
-        raise UsageError(
-            f"labels of shape {given.shape} and scores of shape {s.shape}; both must be (n,), n above 0"
-        )
-    if not np.isin(given, (0, 1)).all():
-        raise UsageError(f"labels must be 0 or 1; got {sorted(set(given.tolist()))[:5]}")
-    if not np.isfinite(s).all():
-        raise UsageError(f"{np.count_nonzero(~np.isfinite(s))} of {len(s)} scores are not finite")
-    y = given.astype(bool)
-    if both_classes and (y.all() or not y.any()):
-        raise UsageError(
-            f"ranking needs both classes; got {y.sum()} positive and {len(y) - y.sum()} negative cases"
-        )
-    return y, s
-
-
-def _checked_probabilities(labels: npt.ArrayLike, probabilities: npt.ArrayLike) -> tuple[Bools, Floats]:
-    y, p = _checked(labels, probabilities, both_classes=False)
-    if p.min() < 0 or p.max() > 1:
-        raise UsageError(f"probabilities must lie in [0, 1]; got {p.min():g} to {p.max():g}")
-    return y, p

@@ -21,7 +21,7 @@ from medvision.core.registry import Registry
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.models.classifiers.recipe import Recipe, choose
 from medvision.models.classifiers.slim_resnet import SlimResNet
-from medvision.models.contract import TemperedSoftmax, WeightsContract
+from medvision.models.contract import IsotonicSoftmax, TemperedSoftmax, WeightsContract
 from medvision.models.weights import State, apply_weights, digest_state, read_weights
 
 DEFAULT_MODEL = "camelyon-mini"
@@ -158,9 +158,15 @@ def load_model(
 
 def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: str = "") -> PatchModel:
     """A network with its contract, in evaluation mode. The digest covers its weights and all that changes outputs."""
-    said = contract.model_dump(
-        mode="json", exclude={"figures", "calibration", "version", "precisions", "differences"}
-    )
+    left_out = {"figures", "calibration", "version", "precisions", "differences"}
+    positive = contract.positive or contract.classes[-1]
+    activation: TemperedSoftmax | IsotonicSoftmax = TemperedSoftmax(contract.temperature)
+    if contract.isotonic is None:
+        left_out.add("isotonic")
+    else:
+        index = contract.classes.index(positive)
+        activation = IsotonicSoftmax(contract.temperature, contract.isotonic, index)
+    said = contract.model_dump(mode="json", exclude=left_out)
     return PatchModel(
         name=name,
         net=net.eval(),
@@ -170,8 +176,8 @@ def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: s
         output="scores",
         classes=contract.classes,
         digest=digest_json([said, digest_state(net.state_dict())]),
-        activation=TemperedSoftmax(contract.temperature),
-        positive=contract.positive or contract.classes[-1],
+        activation=activation,
+        positive=positive,
         precisions=contract.precisions,
         close=("float32", *(name for name, found in contract.differences.items() if found.is_close)),
         version=contract.version,

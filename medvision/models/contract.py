@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -60,12 +61,27 @@ class WeightsContract(BaseModel):
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     temperature: float = Field(1.0, gt=0)
+    isotonic: tuple[tuple[float, float], ...] | None = Field(None, min_length=1)
+    """Knots (tempered probability, calibrated probability) of the positive class's calibration, where there is one."""
     calibration: str = "uncalibrated"
     precisions: tuple[str, ...] = ("float32",)
     version: str = ""
     figures: dict[str, Figure] = Field(default_factory=dict)
     differences: dict[str, Difference] = Field(default_factory=dict)
     """By precision, where it was measured. Without one a precision runs only when it is asked for."""
+
+    @field_validator("isotonic")
+    @classmethod
+    def _monotone(
+        cls, knots: tuple[tuple[float, float], ...] | None
+    ) -> tuple[tuple[float, float], ...] | None:
+        """A table of probabilities that rises along its first column and does not fall along its second."""
+        for (x0, y0), (x1, y1) in pairwise(knots or ()):
+            if not (x0 < x1 and y0 <= y1):
+                raise ValueError(f"knots ({x0:g}, {y0:g}) and ({x1:g}, {y1:g}) are not in rising order")
+        if any(not 0 <= value <= 1 for knot in knots or () for value in knot):
+            raise ValueError("knots must be probabilities, in [0, 1]")
+        return knots
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +93,40 @@ class TemperedSoftmax:
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
         """Rows that sum to 1."""
         return torch.softmax(logits / self.temperature, dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class IsotonicSoftmax:
+    """Tempered probabilities `(n, classes)` with the positive class's mapped through a monotone table.
+
+    Linear between the knots, constant beyond them (Zadrozny & Elkan, KDD 2002). The other classes share what is left in
+    the proportion that they had.
+    """
+
+    temperature: float
+    knots: tuple[tuple[float, float], ...]
+    positive: int
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """Rows that sum to 1."""
+        tempered = torch.softmax(logits / self.temperature, dim=1)
+        table = torch.tensor(self.knots, dtype=tempered.dtype, device=tempered.device)
+        before = tempered[:, self.positive]
+        after = _interpolated(before, table[:, 0].contiguous(), table[:, 1])
+        rest = 1 - before
+        # Where the network is wholly certain, the others have no proportion: each gets the same.
+        share = tempered / rest.clamp_min(torch.finfo(rest.dtype).tiny)[:, None]
+        even = torch.full_like(share, 1 / (logits.shape[1] - 1))
+        mapped = torch.where((rest > 0)[:, None], share, even) * (1 - after)[:, None]
+        mapped[:, self.positive] = after
+        return mapped
+
+
+def _interpolated(values: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """`numpy.interp` for tensors: linear between the points, constant beyond them."""
+    if len(x) == 1:
+        return y.expand_as(values)
+    right = torch.searchsorted(x, values.contiguous()).clamp(1, len(x) - 1)
+    left = right - 1
+    share = ((values - x[left]) / (x[right] - x[left])).clamp(0, 1)
+    return y[left] + share * (y[right] - y[left])

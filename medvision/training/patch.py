@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import UsageError
+from medvision.metrics.calibration import fit_temperature
 from medvision.models.classifiers.slim_resnet import SlimResNet
 from medvision.models.contract import Figure, WeightsContract
 from medvision.models.weights import State, digest_state, write_weights
@@ -35,7 +36,6 @@ from medvision.training.patch_score import (
     Floats,
     Predictions,
     cross_validated_figures,
-    fit_temperature,
     normalised,
     positive_index,
     predict_margins,

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.optimize import minimize_scalar
 from torch import nn
 
 from medvision.core.errors import UsageError
@@ -50,16 +49,6 @@ def predict_margins(net: nn.Module, images: torch.Tensor, positive: int, batch_s
             others = torch.cat([logits[:, :positive], logits[:, positive + 1 :]], dim=1)
             found.append(logits[:, positive] - torch.logsumexp(others, dim=1))
     return torch.cat(found).numpy()
-
-
-def fit_temperature(margins: Floats, positive: npt.NDArray[np.bool_]) -> float:
-    """The temperature at which `sigmoid(margin / temperature)` is likeliest for the labels (Guo et al., ICML 2017)."""
-    sign = np.where(positive, 1.0, -1.0)
-
-    def loss(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -sign * margins / np.exp(log_temperature)).mean())
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-2.3, 2.3), method="bounded").x))
 
 
 def cross_validated_figures(config: TrainPatchConfig, found: Predictions) -> dict[str, Figure]:

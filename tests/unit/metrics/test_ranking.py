@@ -1,4 +1,4 @@
-"""Ranking and calibration against scikit-learn, torchmetrics, and definitions spelt out."""
+"""Ranking against scikit-learn, torchmetrics, and definitions spelt out."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import torch
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_average_precision,
-    binary_calibration_error,
 )
 
 from medvision.core.errors import UsageError
 from medvision.metrics.ranking import (
     average_precision,
     bootstrap_interval,
-    brier,
     delong_interval,
-    expected_calibration_error,
     roc_auc,
     roc_curve,
 )
@@ -39,9 +36,6 @@ def test_equal_to_scikit_learn_and_torchmetrics(seed):
     assert roc_auc(y, s) == pytest.approx(binary_auroc(p, t).item(), abs=1e-6)
     assert average_precision(y, s) == pytest.approx(sklearn.metrics.average_precision_score(y, s), abs=1e-12)
     assert average_precision(y, s) == pytest.approx(binary_average_precision(p, t).item(), abs=1e-6)
-    assert brier(y, s) == pytest.approx(sklearn.metrics.brier_score_loss(y, s), abs=1e-12)
-    expected = binary_calibration_error(p, t, n_bins=15, norm="l1").item()
-    assert expected_calibration_error(y, s, bins=15) == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -110,12 +104,6 @@ def test_bootstrap_says_when_the_statistic_is_often_undefined():
     assert bootstrap_interval(roc_auc, [0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == (1, 1)
 
 
-def test_calibration_of_the_ends_of_the_scale():
-    assert expected_calibration_error([0, 1], [0.0, 1.0]) == 0
-    assert expected_calibration_error([1, 0], [0.0, 1.0]) == 1
-    assert brier([1, 0], [0.0, 1.0]) == 1
-
-
 @pytest.mark.parametrize(
     ("labels", "scores", "message"),
     [
@@ -134,8 +122,6 @@ def test_wrong_input_is_named(labels, scores, message):
 def test_other_wrong_input_is_named():
     with pytest.raises(UsageError, match="needs a positive"):
         average_precision([0, 0], [0.1, 0.2])
-    with pytest.raises(UsageError, match=r"\[0, 1\]"):
-        brier([0, 1], [0.1, 1.2])
     with pytest.raises(UsageError, match="two cases of each"):
         delong_interval([0, 1, 1], [0.1, 0.2, 0.3])
     with pytest.raises(UsageError, match="common length"):

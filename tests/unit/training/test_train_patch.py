@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from medvision.core.errors import StoreError, UsageError
+from medvision.metrics.calibration import fit_temperature
 from medvision.metrics.ranking import roc_auc
 from medvision.models import load_model
 from medvision.models.weights import read_weights
@@ -19,7 +20,6 @@ from medvision.training import patch as training
 from medvision.training.loop import Check
 from medvision.training.patch import train_patch
 from medvision.training.patch_config import TrainPatchConfig, read_config
-from medvision.training.patch_score import fit_temperature
 from medvision.training.patches import PatchSet, batches, cut_region, read_folder, read_region
 
 SMOKE = Path(__file__).parents[3] / "configs" / "train-patch-smoke.yaml"
