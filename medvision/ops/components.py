@@ -1,4 +1,4 @@
-"""What a probability map says: connected regions with exact outlines, single peaks, one score for the slide.
+"""What a probability map says: connected regions with exact outlines, one score for the slide.
 
 A map is float `(rows, columns)` with NaN where nothing was read. Cell `(i, j)` covers `[i, i+1) x [j, j+1)` in cell
 coordinates, so its centre lies at `(i + 0.5, j + 0.5)`. Positions returned here are (row, column) in these coordinates.
@@ -42,14 +42,6 @@ class RegionShape:
     mean: float
     score: float
     outline: tuple[Polygon, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Peak:
-    """A detection: the centre of a cell (row, column) in cell coordinates, and its probability."""
-
-    position: tuple[float, float]
-    probability: float
 
 
 def find_regions(
@@ -116,26 +108,6 @@ def slide_score(probability: Floats, *, minimum_read: int = 3) -> tuple[float | 
         f"Highest mean probability over {SCORE_SIDE} × {SCORE_SIDE} neighbouring cells "
         f"(at least {minimum_read} of them read).",
     )
-
-
-def peaks(probability: Floats, *, radius_cells: int = 12, threshold: float = 0.5) -> tuple[Peak, ...]:
-    """Detections by non-maximum suppression, the most probable first (Li & Ping 2018, NCRF).
-
-    Take the cell with the highest probability; stop when it does not exceed `threshold`; clear the square of
-    `2 * radius_cells + 1` cells around it; repeat. Of equal cells the first in row order is taken.
-    """
-    values = np.nan_to_num(_as_map(probability), nan=-1.0)
-    rows, columns = np.nonzero(values > threshold)
-    order = np.argsort(-values[rows, columns], kind="stable")
-    cleared = np.zeros(values.shape, dtype=bool)
-    found = []
-    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
-        if cleared[row, column]:
-            continue
-        found.append(Peak((row + 0.5, column + 0.5), float(values[row, column])))
-        top, left = max(row - radius_cells, 0), max(column - radius_cells, 0)
-        cleared[top : row + radius_cells + 1, left : column + radius_cells + 1] = True
-    return tuple(found)
 
 
 def _as_map(probability: Floats) -> npt.NDArray[np.float64]:

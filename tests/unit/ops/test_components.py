@@ -1,4 +1,4 @@
-"""Regions, peaks and the slide score, by hand-computed maps."""
+"""Regions and the slide score, by hand-computed maps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from skimage import measure
 
 from medvision.core.errors import UsageError
-from medvision.ops.components import find_regions, peaks, slide_score
+from medvision.ops.components import find_regions, slide_score
 
 NAN = math.nan
 
@@ -160,22 +160,3 @@ def test_slide_score_of_an_unread_slide_is_none() -> None:
 def test_slide_score_is_the_best_region_score() -> None:
     values = smooth_map(5)
     assert slide_score(values, minimum_read=1)[0] == pytest.approx(find_regions(values, 0.5, 1)[0].score)
-
-
-def test_peaks_clear_a_square_and_stop_at_the_threshold() -> None:
-    values = np.zeros((10, 10), dtype=np.float32)
-    values[2, 2], values[4, 4], values[2, 5], values[9, 0] = 0.9, 0.8, 0.7, 0.5
-    found = peaks(values, radius_cells=2)
-    assert [peak.position for peak in found] == [(2.5, 2.5), (2.5, 5.5)]
-    assert [peak.probability for peak in found] == pytest.approx([0.9, 0.7])
-
-
-def test_peaks_agree_with_the_plain_loop() -> None:
-    values = smooth_map(9)
-    left = np.nan_to_num(values, nan=-1.0)
-    expected = []
-    while left.max() > 0.5:
-        row, column = divmod(int(left.argmax()), left.shape[1])
-        expected.append((row + 0.5, column + 0.5))
-        left[max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4] = 0
-    assert [peak.position for peak in peaks(values, radius_cells=3)] == expected
