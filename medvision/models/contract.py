@@ -111,13 +111,15 @@ class IsotonicSoftmax:
         """Rows that sum to 1."""
         tempered = torch.softmax(logits / self.temperature, dim=1)
         table = torch.tensor(self.knots, dtype=tempered.dtype, device=tempered.device)
-        before = tempered[:, self.positive]
-        after = _interpolated(before, table[:, 0].contiguous(), table[:, 1])
-        rest = 1 - before
-        # Where the network is wholly certain, the others have no proportion: each gets the same.
-        share = tempered / rest.clamp_min(torch.finfo(rest.dtype).tiny)[:, None]
-        even = torch.full_like(share, 1 / (logits.shape[1] - 1))
-        mapped = torch.where((rest > 0)[:, None], share, even) * (1 - after)[:, None]
+        after = _interpolated(tempered[:, self.positive], table[:, 0].contiguous(), table[:, 1])
+        others = tempered.clone()
+        others[:, self.positive] = 0
+        # Summed, not taken from 1: where the network is nearly certain, the difference would be rounding noise.
+        rest = others.sum(dim=1, keepdim=True)
+        # Where it is wholly certain, the others have no proportion: each gets the same.
+        even = torch.full_like(others, 1 / (logits.shape[1] - 1))
+        share = torch.where(rest > 0, others / rest.clamp_min(torch.finfo(rest.dtype).tiny), even)
+        mapped = share * (1 - after)[:, None]
         mapped[:, self.positive] = after
         return mapped
 
