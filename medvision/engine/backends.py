@@ -16,7 +16,7 @@ from torch import nn
 
 from medvision.core.errors import UsageError
 from medvision.core.registry import Registry
-from medvision.engine.contract import ModelOutputs, PatchModel, normalise
+from medvision.engine.contract import ModelOutputs, Normaliser, PatchModel, normalise
 from medvision.engine.device import Precision, allowed_precision, autocast, computes_bfloat16
 from medvision.engine.fold import fold_norms
 
@@ -170,19 +170,14 @@ def _eager(model: PatchModel, device: torch.device, precision: Precision) -> Raw
     """The network as it is; bfloat16 by autocast. On its own device the network itself is used, else a copy."""
     here = all(tensor.device == device for tensor in _tensors(model.net))
     net = model.net.eval() if here else copy.deepcopy(model.net).eval().to(device)
-    scale, shift = model.normalisation.rows(model.window[-1], device)
-
-    def run(batch: torch.Tensor) -> object:
-        with autocast(device, precision):
-            return net(normalise(batch, scale, shift))
-
-    return run
+    return _normalised(model, net, device, torch.float32, precision)
 
 
 @BACKENDS.register("fused")
 def _fused(model: PatchModel, device: torch.device, precision: Precision) -> Raw:
     """Normalisations folded into convolutions, weights channels-last and in the precision itself."""
-    return fused_module(model, device, precision)
+    module = fused_module(model, device, precision)
+    return _normalised(model, module.net, device, module.dtype, "float32")
 
 
 @BACKENDS.register("compile")
@@ -216,6 +211,21 @@ def fused_module(model: PatchModel, device: torch.device, precision: Precision) 
     if len(model.window) == 2:
         net = net.to(memory_format=torch.channels_last)
     return Windows(model, net, dtype).eval().to(device)
+
+
+def _normalised(
+    model: PatchModel, net: nn.Module, device: torch.device, dtype: torch.dtype, casts: Precision
+) -> Raw:
+    """`net` on normalised windows, the network's own casts under autocast where `casts` is not float32."""
+    normaliser = Normaliser(model.normalisation, model.window[-1], device, dtype)
+
+    def run(batch: torch.Tensor) -> object:
+        with autocast(device, casts):
+            found = net(normaliser(batch))
+        # A network that returns its input, or a view of it, must not have its output overwritten.
+        return found.clone() if isinstance(found, torch.Tensor) and normaliser.owns(found) else found
+
+    return run
 
 
 def _tensors(net: nn.Module) -> list[torch.Tensor]:
