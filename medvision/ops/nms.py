@@ -50,7 +50,7 @@ def peaks(
             f"radius {radius_cells} must be at least 1 cell, or a detection would not clear itself"
         )
     values = np.nan_to_num(probability.astype(np.float64), nan=-1.0)
-    columns, rows = np.nonzero(values.T > threshold)
+    columns, rows = np.nonzero((values > threshold).T)
     order = np.argsort(-values[rows, columns], kind="stable")
     cleared = np.zeros(values.shape, dtype=bool)
     found = []
