@@ -26,7 +26,8 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
         auto, cpu, cuda, cuda:1, ... or mps.
     """
     from medvision.evaluations.camelyon16 import evaluate
-    from medvision.evaluations.camelyon16_page import evaluation_record, terminal_table, write_evaluation
+    from medvision.evaluations.camelyon16_page import describe, evaluation_record
+    from medvision.evaluations.page import terminal_table, write_page
     from medvision.pipelines.analyze import analyze_slides
     from medvision.pipelines.run import finish_run
     from medvision.synthetic import SyntheticSlide, demo_recipes, write_synthetic_slide
@@ -50,8 +51,9 @@ def demo(*, out: Path = Path("medvision-demo"), seed: int = 1, device: str = "au
         return 1
     # The official protocol drops the lowest threshold, which on four slides is most of the curve.
     scores = evaluate(out / "results", out / "slides", "corrected")
-    write_evaluation(scores, out / "evaluation")
-    console.print(terminal_table(scores))
+    page = describe(scores)
+    write_page(page, out / "evaluation")
+    console.print(terminal_table(page))
     truth = "synthetic slides with known truth."
     index = finish_run(out / "results", outcomes, evaluation_record(scores, truth))
     console.print(

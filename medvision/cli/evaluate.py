@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import App
 
 from medvision.cli.console import console, print_made
+
+if TYPE_CHECKING:
+    from medvision.evaluations.page import EvaluationPage
 
 app = App(
     name="evaluate",
@@ -39,7 +42,7 @@ def camelyon16(
     reference
         Folder of ASAP XML outlines or mask images named like the slides; a slide with an empty file is normal.
     out
-        Folder for the scores as JSON, the FROC plot and a page.
+        Folder for the scores as JSON and Markdown, the FROC plot and a page.
     protocol
         "official" repeats the published evaluation, its quirks included; "corrected" leaves them out.
     slide_spacing
@@ -48,12 +51,66 @@ def camelyon16(
         Slides to leave out by name, such as test_049 (a duplicate) and test_114 (not exhaustively annotated).
     """
     from medvision.evaluations.camelyon16 import evaluate
-    from medvision.evaluations.camelyon16_page import terminal_table, write_evaluation
+    from medvision.evaluations.camelyon16_page import describe
     from medvision.store.files import make_output
 
     make_output(out)
-    result = evaluate(predictions, reference, protocol, slide_spacing, exclude)
-    console.print(terminal_table(result))
-    for name, path in write_evaluation(result, out).items():
-        print_made(name, path)
+    return _write(describe(evaluate(predictions, reference, protocol, slide_spacing, exclude)), out)
+
+
+@app.command
+def camelyon17(*, predictions: Path, reference: Path, out: Path) -> int:
+    """CAMELYON17: pN stage of patients by quadratic weighted kappa, with a 95% bootstrap interval over patients.
+
+    Example: medvision evaluate camelyon17 --predictions stages.csv --reference stage_labels.csv --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the columns patient,stage: `patient_017.zip` with a stage (pN0, pN0(i+), pN1mi, pN1, pN2),
+        `patient_017_node_2.tif` with a label (negative, itc, micro, macro), or both.
+    reference
+        CSV of the same layout.
+    out
+        Folder for the scores as JSON and Markdown, the confusion tables and a page.
+    """
+    from medvision.evaluations.camelyon17 import evaluate
+    from medvision.evaluations.camelyon17_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, reference)), out)
+
+
+@app.command
+def pathology(*, predictions: Path, out: Path, positive: str | None = None, bins: int = 15) -> int:
+    """Patches: AUC with intervals, Brier score, calibration error, ROC and reliability curves.
+
+    Example: medvision evaluate pathology --predictions patches.csv --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the columns label,probability and, where known, slide (intervals then draw whole slides) and patch.
+    out
+        Folder for the scores as JSON and Markdown, the curves and a page.
+    positive
+        The label that is positive, where labels are not 0 and 1, normal and tumour, or negative and positive.
+    bins
+        Equal-width bins of the reliability table.
+    """
+    from medvision.evaluations.pathology import evaluate
+    from medvision.evaluations.pathology_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, positive, bins)), out)
+
+
+def _write(page: EvaluationPage, out: Path) -> int:
+    from medvision.evaluations.page import terminal_table, write_page
+
+    console.print(terminal_table(page))
+    for path in write_page(page, out).values():
+        print_made(path.suffix[1:], path)
     return 0

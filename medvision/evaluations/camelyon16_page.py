@@ -1,43 +1,43 @@
-"""What is written about a CAMELYON16 evaluation: JSON (the truth), the FROC curve, a page, and a table to print."""
+"""A CAMELYON16 evaluation as a page, as the record that the index of a run shows, and as a curve."""
 
 from __future__ import annotations
 
-import base64
-import io
-import json
 import math
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.table import Table
 
 from medvision.evaluations.camelyon16 import PUBLISHED, Camelyon16Result
-from medvision.report.html import read_template, render_page
-from medvision.store.files import atomic_write, make_output
+from medvision.evaluations.page import NONE, EvaluationPage, PageTable, Row, interval_text, number
+from medvision.report.plots import BLUE, GRID, PALE_BLUE, Plot, draw
 from medvision.store.records import EvaluationRecord, ScoreRecord
 
-JSON, PNG, SVG, HTML = "camelyon16.json", "froc.png", "froc.svg", "camelyon16.html"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 PUBLISHED_NOTE = "published, CAMELYON16 test set"
-_FROC = "lesion FROC"
-_ABBREVIATED = {"auc": "AUC", "froc": "FROC"}
+_AUC, _FROC = "slide AUC", "lesion FROC"
 
 
-def write_evaluation(result: Camelyon16Result, out: Path) -> dict[str, Path]:
-    """Write the four files into `out`, made if absent; equal results give equal bytes. Returns their paths by kind.
-
-    Raises:
-        UsageError: if `out` cannot be written to.
-    """
-    make_output(out)
-    svg, png = draw_froc(result)
-    text = json.dumps(to_json(result), indent=1, allow_nan=False) + "\n"
-    files = {"json": (JSON, text.encode()), "png": (PNG, png), "svg": (SVG, svg)}
-    files["html"] = (HTML, render_evaluation(result, svg))
-    for name, content in files.values():
-        atomic_write(out / name, content)
-    return {kind: out / name for kind, (name, _) in files.items()}
+def describe(result: Camelyon16Result) -> EvaluationPage:
+    """The result as a page."""
+    return EvaluationPage(
+        name="camelyon16",
+        title=f"CAMELYON16, {result.protocol} protocol",
+        kicker=f"Evaluation, {result.protocol} protocol",
+        heading="CAMELYON16: metastases in lymph nodes",
+        summary=f"{_counts(result)}. Intervals: 95%, {result.resamples} bootstrap draws of slides.",
+        rows=_rows(result),
+        plots=(draw_froc(result),),
+        notes=result.notes,
+        tables=(_slides(result),),
+        published=PUBLISHED,
+        published_note=PUBLISHED_NOTE,
+        columns={"auc": _AUC, "froc": _FROC},
+        ours={"auc": number(result.auc.value if result.auc else None), "froc": number(result.froc.score)},
+        data=to_json(result),
+    )
 
 
 def to_json(result: Camelyon16Result) -> dict[str, Any]:
@@ -79,8 +79,6 @@ def to_json(result: Camelyon16Result) -> dict[str, Any]:
             "seed": result.seed,
         },
         "per_slide": [asdict(slide) for slide in result.slides],
-        "notes": list(result.notes),
-        "published": [{"note": PUBLISHED_NOTE, **asdict(entry)} for entry in PUBLISHED],
     }
 
 
@@ -107,63 +105,23 @@ def evaluation_record(result: Camelyon16Result, truth: str) -> EvaluationRecord:
     )
 
 
-def terminal_table(result: Camelyon16Result) -> Table:
-    """The figures with intervals, and the published ones apart below them."""
-    table = Table(
-        title=f"CAMELYON16, {result.protocol} protocol", caption=_counts(result), title_justify="left"
-    )
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    table.add_column("95% interval", justify="right")
-    for name, value, interval in _figures(result):
-        table.add_row(name, value, interval, style="bold" if name in ("slide AUC", _FROC) else "")
-    table.add_section()
-    table.add_row(PUBLISHED_NOTE, "", "", style="dim italic")
-    for entry in PUBLISHED:
-        figures = ", ".join(
-            f"{_ABBREVIATED.get(name, name)} {value:g}" for name, value in entry.figures.items()
-        )
-        table.add_row(entry.method, figures, "", style="dim")
-    return table
-
-
-def render_evaluation(result: Camelyon16Result, svg: bytes) -> bytes:
-    """The page: self-contained, escaped, without script."""
-    return render_page(
-        "evaluation.html.j2",
-        style=read_template("common.css") + read_template("evaluation.css"),
-        script="",
-        result=result,
-        figures=_figures(result),
-        counts=_counts(result),
-        published=PUBLISHED,
-        published_note=PUBLISHED_NOTE,
-        curve="data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii"),
-    )
-
-
-def draw_froc(result: Camelyon16Result) -> tuple[bytes, bytes]:
-    """The curve as SVG and PNG: sensitivity against false positives per slide, which are on a logarithmic axis."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+def draw_froc(result: Camelyon16Result) -> Plot:
+    """The curve: sensitivity against false positives per slide, which are on a logarithmic axis."""
     curve = result.froc
-    with rc_context({"svg.hashsalt": "medvision", "font.size": 10, "svg.fonttype": "path"}):
-        figure = Figure(figsize=(6, 4.2), dpi=200, layout="constrained")
-        FigureCanvasAgg(figure)
+
+    def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         first, last = curve.rates[0] / 2, curve.rates[-1] * 1.4
         inner = np.geomspace(first, last, 400)
         axes.plot(
-            inner, np.interp(inner, curve.false_positives, curve.sensitivity), color="#155a8a", linewidth=1.8
+            inner, np.interp(inner, curve.false_positives, curve.sensitivity), color=BLUE, linewidth=1.8
         )
         intervals = curve.intervals or [(s, s) for s in curve.sensitivities]
         low = [max(0.0, s - a) for s, (a, _) in zip(curve.sensitivities, intervals, strict=True)]
         high = [max(0.0, b - s) for s, (_, b) in zip(curve.sensitivities, intervals, strict=True)]
         axes.errorbar(
-            curve.rates, curve.sensitivities, yerr=[low, high], fmt="o", color="#155a8a", markersize=5,
-            ecolor="#8ab0c8", elinewidth=1.2, capsize=3, clip_on=False, zorder=3,
+            curve.rates, curve.sensitivities, yerr=[low, high], fmt="o", color=BLUE, markersize=5,
+            ecolor=PALE_BLUE, elinewidth=1.2, capsize=3, clip_on=False, zorder=3,
         )  # fmt: skip
         axes.set_xscale("log", base=2)
         axes.set_xlim(first, last)
@@ -172,38 +130,57 @@ def draw_froc(result: Camelyon16Result) -> tuple[bytes, bytes]:
         axes.minorticks_off()
         axes.set_xlabel("mean number of false positives per slide")
         axes.set_ylabel("lesion sensitivity")
-        interval = f" ({_interval(curve.interval)})" if curve.interval else ""
+        interval = f" ({interval_text(curve.interval)})" if curve.interval else ""
         axes.set_title(f"Lesion FROC {curve.score:.3f}{interval}", loc="left", fontsize=11)
-        axes.grid(color="#d9e0e6", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        svg, png = io.BytesIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", metadata={"Date": None})
-        figure.savefig(png, format="png", metadata={"Software": None})
-    return svg.getvalue(), png.getvalue()
+        axes.grid(color=GRID, linewidth=0.6)
+
+    alt = "Curve of lesion sensitivity against false positives per slide; the figures are in the table"
+    return draw("froc", alt, (6, 4.2), paint)
 
 
-def _figures(result: Camelyon16Result) -> list[tuple[str, str, str]]:
-    """Name, value and interval of each figure, as text: the two scores, then the sensitivities."""
+def _rows(result: Camelyon16Result) -> tuple[Row, ...]:
+    """The two scores, then the sensitivities."""
     auc = result.auc
     rows = [
-        ("slide AUC", f"{auc.value:.3f}" if auc else "not measured", _interval(auc.interval if auc else None))
+        Row(_AUC, number(auc.value if auc else None), interval_text(auc.interval if auc else None), True),
+        Row(_FROC, number(result.froc.score), interval_text(result.froc.interval), True),
     ]
-    rows.append((_FROC, f"{result.froc.score:.3f}", _interval(result.froc.interval)))
     intervals = result.froc.intervals or [None] * len(result.froc.rates)
-    for rate, sensitivity, interval in zip(
-        result.froc.rates, result.froc.sensitivities, intervals, strict=True
-    ):
-        rows.append((f"at {_rate(rate)} FP per slide", f"{sensitivity:.3f}", _interval(interval)))
-    return rows
+    read = zip(result.froc.rates, result.froc.sensitivities, intervals, strict=True)
+    rows += [
+        Row(f"at {_rate(rate)} FP per slide", number(value), interval_text(interval))
+        for rate, value, interval in read
+    ]
+    return tuple(rows)
+
+
+def _slides(result: Camelyon16Result) -> PageTable:
+    head = (
+        "slide",
+        "truth",
+        "slide score",
+        "lesions found",
+        "isolated cells",
+        "detections",
+        "false positives",
+    )
+    rows = tuple(
+        (
+            slide.slide,
+            "tumour" if slide.tumour else "normal",
+            NONE if slide.probability is None else number(slide.probability),
+            f"{slide.found} of {slide.lesions}" if slide.tumour else NONE,
+            str(slide.isolated) if slide.tumour else NONE,
+            str(slide.detections),
+            str(slide.false_positives),
+        )
+        for slide in result.slides
+    )
+    return PageTable("Slides", head, rows, words=2)
 
 
 def _rate(rate: float) -> str:
     return {0.25: "1/4", 0.5: "1/2"}.get(rate, f"{rate:g}")
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return f"{interval[0]:.3f}–{interval[1]:.3f}" if interval else "–"
 
 
 def _counts(result: Camelyon16Result) -> str:

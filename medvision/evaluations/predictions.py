@@ -44,22 +44,26 @@ def read_predictions(folder: Path) -> list[SlidePrediction]:
 
     Either sub-folders `SLIDE/result.json` of `medvision analyze`, with the detections from `SLIDE/detections.csv` or,
     where that is absent, from the result's regions at their peak; or files `SLIDE.csv` with the columns probability, x,
-    y in level-0 pixels, and, for a score per slide, `slide_scores.csv` with the columns slide, probability. A header
-    line is allowed. A slide without detections needs its (empty) file. Results set aside by the store are passed over.
+    y in level-0 pixels, and, for a score per slide, `slide_scores.csv` with the columns slide, probability and, where
+    known, the level-0 spacing in um/px. A header line is allowed. A slide without detections needs its (empty) file.
+    Results set aside by the store are passed over.
 
     Raises:
-        UsageError: if the folder holds neither, or a file is malformed, or a slide failed or was rejected.
+        UsageError: if the folder holds neither, or a file is malformed, or a slide failed or was rejected, or two files
+            are of one slide (names are compared without regard to case).
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of predictions")
     results = sorted(path for path in folder.glob(f"*/{RESULT}") if not is_set_aside(path.parent))
     if results:
+        _refuse_twins(folder, [path.parent.name for path in results])
         return [_read_result(path) for path in results]
     tables = sorted(path for path in folder.glob("*.csv") if path.name != SLIDE_SCORES)
     if not tables:
         raise UsageError(
             f"{folder}: holds neither SLIDE/{RESULT} as written by `medvision analyze` nor SLIDE.csv"
         )
+    _refuse_twins(folder, [path.stem for path in tables])
     scores = _read_scores(folder / SLIDE_SCORES)
     names = {path.stem for path in tables}
     if strangers := sorted(set(scores) - names):
@@ -68,7 +72,10 @@ def read_predictions(folder: Path) -> list[SlidePrediction]:
         )
     if scores and (missing := sorted(names - set(scores))):
         raise UsageError(f"{folder / SLIDE_SCORES}: has no score for {', '.join(missing)}")
-    return [SlidePrediction(path.stem, *read_detections(path), scores.get(path.stem)) for path in tables]
+    return [
+        SlidePrediction(path.stem, *read_detections(path), *scores.get(path.stem, (None, None)))
+        for path in tables
+    ]
 
 
 def read_detections(path: Path) -> tuple[Floats, Floats]:
@@ -117,18 +124,31 @@ def _read_result(path: Path) -> SlidePrediction:
     )
 
 
-def _read_scores(path: Path) -> dict[str, float]:
-    scores: dict[str, float] = {}
+def _refuse_twins(folder: Path, names: list[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if (first := seen.setdefault(name.casefold(), name)) is not name:
+            raise UsageError(
+                f"{folder}: {first!r} and {name!r} are predictions for one slide; remove one of them"
+            )
+
+
+def _read_scores(path: Path) -> dict[str, tuple[float, tuple[float, float] | None]]:
+    """Score, and spacing where it is stated, of each slide."""
+    scores: dict[str, tuple[float, tuple[float, float] | None]] = {}
     if not path.exists():
         return scores
     for number, row in _rows(path, "slide"):
         try:
             name, score = row[0].strip(), float(row[1])
+            spacing = float(row[2]) if len(row) > 2 and row[2].strip() else None
         except (ValueError, IndexError) as error:
-            raise UsageError(f"{path}, line {number}: {row} is not slide, probability") from error
+            raise UsageError(f"{path}, line {number}: {row} is not slide, probability, spacing") from error
         if not np.isfinite(score) or name in scores:
             raise UsageError(f"{path}, line {number}: {name!r} twice, or its score {score} is not finite")
-        scores[name] = score
+        if spacing is not None and not (np.isfinite(spacing) and spacing > 0):
+            raise UsageError(f"{path}, line {number}: a spacing of {spacing} um/px; it must be above 0")
+        scores[name] = score, None if spacing is None else (spacing, spacing)
     return scores
 
 

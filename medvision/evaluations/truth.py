@@ -22,7 +22,7 @@ Mask = npt.NDArray[np.bool_]
 MANIFEST = "reference.csv"
 _OUTLINES = (".xml", ".geojson")
 _MASK_ENDING = "_mask"
-_LABELS = {
+LABELS = {
     "tumor": True,
     "tumour": True,
     "positive": True,
@@ -57,7 +57,8 @@ def read_truth(folder: Path, slides: Iterable[str]) -> dict[str, SlideTruth]:
     `reference.csv` (slide, label) says so, or if it has no file and its name starts with "normal", as in CAMELYON16.
 
     Raises:
-        UsageError: if the truth of a slide is unknown or contradicts the manifest.
+        UsageError: if the truth of a slide is unknown or contradicts the manifest, or two files or lines of the
+            manifest speak of one slide (names are compared without regard to case).
         AnnotationError: if a file cannot be read.
     """
     if not folder.is_dir():
@@ -142,13 +143,24 @@ def _read_file(name: str, path: Path) -> SlideTruth:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Truth file of each slide: outlines before masks."""
-    found: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    outlines: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        stem = path.stem
-        if stem.lower().endswith(_MASK_ENDING) and path.suffix.lower() in (".tif", ".tiff", ".png"):
-            found.setdefault(stem[: -len(_MASK_ENDING)], path)
-    found.update({path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in _OUTLINES})
-    return found
+        stem, ending = path.stem, path.suffix.lower()
+        if ending in _OUTLINES:
+            found, name = outlines, stem
+        elif stem.lower().endswith(_MASK_ENDING) and ending in (".tif", ".tiff", ".png"):
+            found, name = masks, stem[: -len(_MASK_ENDING)]
+        else:
+            continue
+        twin = next((other for other in found if other.casefold() == name.casefold()), None)
+        if twin is not None:
+            raise UsageError(
+                f"{folder}: {found[twin].name} and {path.name} are of one slide; remove one of them"
+            )
+        found[name] = path
+    drawn = {name.casefold() for name in outlines}
+    return outlines | {name: path for name, path in masks.items() if name.casefold() not in drawn}
 
 
 def _read_manifest(path: Path) -> dict[str, bool]:
@@ -158,12 +170,13 @@ def _read_manifest(path: Path) -> dict[str, bool]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         for number, row in enumerate(csv.reader(stream), 1):
             name, label = (cell.strip() for cell in (*row, "", "")[:2])
-            if name and label.lower() in _LABELS:
-                labels[Path(name).stem if name.lower().endswith((".tif", ".svs")) else name] = _LABELS[
-                    label.lower()
-                ]
+            if name and label.lower() in LABELS:
+                slide = Path(name).stem if name.lower().endswith((".tif", ".svs")) else name
+                if slide.casefold() in {known.casefold() for known in labels}:
+                    raise UsageError(f"{path}, line {number}: slide {slide!r} for the second time")
+                labels[slide] = LABELS[label.lower()]
             elif name and number > 1:
                 raise UsageError(
-                    f"{path}, line {number}: label {label!r} of {name!r}; known: {', '.join(_LABELS)}"
+                    f"{path}, line {number}: label {label!r} of {name!r}; known: {', '.join(LABELS)}"
                 )
     return labels

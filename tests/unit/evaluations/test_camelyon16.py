@@ -12,7 +12,8 @@ from medvision.cli import run
 from medvision.core.errors import AnnotationError, SpacingError, UsageError
 from medvision.evaluations.base import load_evaluations
 from medvision.evaluations.camelyon16 import evaluate
-from medvision.evaluations.camelyon16_page import evaluation_record, terminal_table, write_evaluation
+from medvision.evaluations.camelyon16_page import describe, evaluation_record
+from medvision.evaluations.page import terminal_table, write_page
 from medvision.evaluations.predictions import read_predictions
 from medvision.sources.annotations import Annotation, write_asap
 from medvision.store.records import ModelInfo, Region, SlideInfo, SlideResult
@@ -230,7 +231,7 @@ def test_a_failed_slide_is_an_error_and_an_empty_one_scores_zero(tmp_path):
         ("slide_scores.csv", "a,0.5\n", "has no score for b, c, normal_d"),
         ("slide_scores.csv", "a,0.5\na,0.6\n", "'a' twice"),
         ("slide_scores.csv", "z,0.5\n", "without a detection file: z"),
-        ("slide_scores.csv", "a,high\nb,low\n", "is not slide, probability"),
+        ("slide_scores.csv", "a,high\nb,low\n", "is not slide, probability, spacing"),
     ],
 )
 def test_malformed_predictions_name_file_and_line(cohort, file, text, message):
@@ -258,10 +259,10 @@ def test_other_unusable_input_is_named(cohort, tmp_path):
 
 def test_files_are_whole_repeatable_and_self_contained(cohort, tmp_path):
     got = evaluate(*cohort, spacing_um=0.25, resamples=100)
-    first = {kind: path.read_bytes() for kind, path in write_evaluation(got, tmp_path / "one").items()}
-    second = {kind: path.read_bytes() for kind, path in write_evaluation(got, tmp_path / "two").items()}
+    first = {kind: path.read_bytes() for kind, path in write_page(describe(got), tmp_path / "one").items()}
+    second = {kind: path.read_bytes() for kind, path in write_page(describe(got), tmp_path / "two").items()}
     assert first == second
-    data = json.loads(first["json"])
+    data = json.loads(first["camelyon16.json"])
     assert data["froc"]["score"] == got.froc.score
     assert data["slide_auc"]["interval"] == list(got.auc.interval)
     assert data["froc"]["curve"][0] == {
@@ -270,11 +271,15 @@ def test_files_are_whole_repeatable_and_self_contained(cohort, tmp_path):
         "sensitivity": 0.0,
     }
     assert all(entry["note"].startswith("published") for entry in data["published"])
-    page = first["html"].decode()
+    page = first["camelyon16.html"].decode()
     assert "RESEARCH USE ONLY" in page
     assert "http:" not in page.replace("http://www.w3.org", "")
     assert "https:" not in page
-    assert first["png"].startswith(b"\x89PNG")
+    assert first["froc.png"].startswith(b"\x89PNG")
+    table = first["camelyon16.md"].decode()
+    assert f"| **lesion FROC** | **{got.froc.score:.3f}** |" in table
+    assert f"| **these predictions** | 1.000 | {got.froc.score:.3f} |" in table
+    assert "| Wang et al. 2016, challenge winner | 0.925 | 0.7051 | – | arXiv:1606.05718 |" in table
 
 
 def test_names_are_escaped_in_the_page(cohort, tmp_path):
@@ -282,15 +287,15 @@ def test_names_are_escaped_in_the_page(cohort, tmp_path):
     (truth / "c.xml").rename(truth / "<script>x.xml")
     (given / "c.csv").rename(given / "<script>x.csv")
     (given / "slide_scores.csv").unlink()
-    files = write_evaluation(evaluate(given, truth, spacing_um=0.25, resamples=0), tmp_path / "out")
-    page = files["html"].read_text()
+    files = write_page(describe(evaluate(given, truth, spacing_um=0.25, resamples=0)), tmp_path / "out")
+    page = files["camelyon16.html"].read_text()
     assert "<script>x" not in page
     assert "&lt;script&gt;x" in page
 
 
 def test_table_and_record_carry_the_figures(cohort):
     got = evaluate(*cohort, spacing_um=0.25, resamples=50)
-    table = terminal_table(got)
+    table = terminal_table(describe(got))
     assert list(table.columns[0].cells)[:2] == ["slide AUC", "lesion FROC"]
     assert next(iter(table.columns[1].cells)) == "1.000"
     record = evaluation_record(got, "ASAP outlines")
@@ -317,7 +322,7 @@ def test_an_output_that_is_a_file_is_wrong_usage(cohort, tmp_path, out, capfd):
     (tmp_path / "file").write_text("mine")
     got = evaluate(*cohort, spacing_um=0.25, resamples=0)
     with pytest.raises(UsageError, match="file is there and is not a folder"):
-        write_evaluation(got, tmp_path / out)
+        write_page(describe(got), tmp_path / out)
     places = [
         "--predictions",
         str(cohort[0]),
@@ -328,3 +333,43 @@ def test_an_output_that_is_a_file_is_wrong_usage(cohort, tmp_path, out, capfd):
     ]
     assert run(["evaluate", "camelyon16", *places]) == 2
     assert "is not a folder" in capfd.readouterr().err
+
+
+def test_two_files_of_one_slide_are_refused(cohort):
+    given, truth = cohort
+    (given / "A.csv").write_text("")
+    with pytest.raises(UsageError, match="'A' and 'a' are predictions for one slide"):
+        evaluate(given, truth, spacing_um=0.25)
+    (given / "A.csv").unlink()
+    (truth / "B.geojson").write_text("{}")
+    with pytest.raises(UsageError, match=r"B\.geojson and b\.xml are of one slide"):
+        evaluate(given, truth, spacing_um=0.25)
+    (truth / "B.geojson").unlink()
+    (truth / "reference.csv").write_text("c,normal\nC.tif,normal\n")
+    with pytest.raises(UsageError, match=r"reference\.csv, line 2: slide 'C' for the second time"):
+        evaluate(given, truth, spacing_um=0.25)
+
+
+def test_a_score_table_may_state_each_slide_s_spacing(cohort):
+    given, truth = cohort
+    expected = evaluate(given, truth, spacing_um=0.25, resamples=0)
+    rows = "slide,probability,spacing_um\na,0.9,0.25\nb,0.95,0.25\nc,0.5,0.5\nnormal_d,0.01,\n"
+    (given / "slide_scores.csv").write_text(rows)
+    assert evaluate(given, truth, resamples=0).slides == expected.slides
+    (given / "slide_scores.csv").write_text(rows.replace("a,0.9,0.25", "a,0.9,0"))
+    with pytest.raises(UsageError, match=r"slide_scores\.csv, line 2: a spacing of 0\.0 um/px"):
+        evaluate(given, truth)
+
+
+def test_nan_is_refused_wherever_it_stands(cohort):
+    given, truth = cohort
+    (given / "a.csv").write_text("probability,x,y\nnan,1,2\n")
+    with pytest.raises(UsageError, match=r"a\.csv, line 2: probability nan"):
+        evaluate(given, truth, spacing_um=0.25)
+    (given / "a.csv").write_text("0.5,nan,2\n")
+    with pytest.raises(UsageError, match=r"a\.csv, line 1"):
+        evaluate(given, truth, spacing_um=0.25)
+    (given / "a.csv").write_text("")
+    (given / "slide_scores.csv").write_text("a,nan\nb,0.95\nc,0.5\nnormal_d,0.01\n")
+    with pytest.raises(UsageError, match="its score nan is not finite"):
+        evaluate(given, truth, spacing_um=0.25)
