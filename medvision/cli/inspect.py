@@ -113,7 +113,7 @@ def models(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int
             f"{row.spacing_um:g}",
             ", ".join(row.classes),
             "" if row.auc is None else f"{row.auc:.2f}",
-            f"{row.megabytes:.1f}",
+            "local" if row.megabytes is None else f"{row.megabytes:.1f}",
             row.licence.partition(";")[0],
         )
         for row in list_models()

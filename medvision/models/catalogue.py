@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,52 @@ from medvision.core.registry import Registry
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.models.classifiers.recipe import Recipe, choose
 from medvision.models.classifiers.slim_resnet import SlimResNet
-from medvision.models.contract import IsotonicSoftmax, TemperedSoftmax, WeightsContract
+from medvision.models.contract import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CellGrid,
+    IsotonicSoftmax,
+    TemperedSoftmax,
+    WeightsContract,
+)
+from medvision.models.ncrf import MEAN as NCRF_MEAN
+from medvision.models.ncrf import PUBLISHED, SLIM, build_ncrf, load_ncrf
+from medvision.models.ncrf import STD as NCRF_STD
 from medvision.models.weights import State, apply_weights, digest_state, read_weights
 
 DEFAULT_MODEL = "camelyon-mini"
 SHIPPED = Path(__file__).parent / "weights"
+_WEIGHTS_OPTION = "--weights FILE (a local safetensors file; nothing is downloaded)"
+Floats = tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """A shipped model. `file` lies in `weights/`: safetensors with its contract inside, and beside it a card, `.md`."""
+    """A model of the catalogue.
+
+    `file`, where weights are shipped, lies in `weights/`: safetensors with its contract inside, and beside it a card,
+    `.md`. A model without it takes local weights; `contract` is then what those are taken to want that carry none.
+    `load` makes the network where the weights themselves say more about it than the number of classes.
+    """
 
     family: str
     build: Callable[[int], nn.Module]
-    file: str
     licence: str
     paper: str
+    file: str | None = None
+    contract: WeightsContract | None = None
+    load: Callable[[State, WeightsContract, Path], tuple[nn.Module, WeightsContract]] | None = None
     intended_use: str = "research use only"
 
     @property
-    def path(self) -> Path:
-        """The weights file."""
-        return SHIPPED / self.file
+    def path(self) -> Path | None:
+        """The weights file, where one is shipped."""
+        return None if self.file is None else SHIPPED / self.file
 
     @property
     def card(self) -> str:
-        """Text of the model card."""
-        return self.path.with_suffix(".md").read_text(encoding="utf-8")
+        """Text of the model card; empty where no weights are shipped."""
+        return "" if self.path is None else self.path.with_suffix(".md").read_text(encoding="utf-8")
 
 
 MODELS: Registry[CatalogueEntry] = Registry("model")
@@ -63,9 +83,38 @@ MODELS.register("camelyon-mini")(
 )
 
 
+def _register_ncrf(trunk: str, grid: CellGrid, spacing_um: float, mean: Floats, std: Floats) -> None:
+    name = f"ncrf-{trunk}"
+    MODELS.register(name)(
+        CatalogueEntry(
+            family="ncrf",
+            build=lambda _classes: build_ncrf(trunk),
+            licence="code Apache-2.0; weights: as whoever trained them says",
+            paper="Li & Ping, MIDL 2018 (neural conditional random field)",
+            contract=WeightsContract(
+                architecture=name,
+                classes=("normal", "tumor"),
+                window_px=grid.window_px,
+                spacing_um=spacing_um,
+                mean=mean,
+                std=std,
+                temperature=1.0,
+                isotonic=None,
+                grid=grid,
+            ),
+            load=partial(load_ncrf, trunk),
+        )
+    )
+
+
+_register_ncrf("resnet18", PUBLISHED, 0.25, NCRF_MEAN, NCRF_STD)
+_register_ncrf("resnet34", PUBLISHED, 0.25, NCRF_MEAN, NCRF_STD)
+_register_ncrf("slim", SLIM, 0.5, IMAGENET_MEAN, IMAGENET_STD)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One line of the list of shipped models."""
+    """One line of the list of models. `megabytes` is None for those whose weights are not shipped."""
 
     name: str
     family: str
@@ -74,19 +123,21 @@ class ModelRow:
     classes: tuple[str, ...]
     positive: str
     licence: str
-    megabytes: float
+    megabytes: float | None
     auc: float | None
     auc_interval: tuple[float, float] | None
     intended_use: str
 
 
 def list_models() -> list[ModelRow]:
-    """The shipped models, as their weights files describe them."""
+    """The models of the catalogue, as their weights files describe them where those are shipped."""
     rows = []
     for name, entry in MODELS.items():
-        contract = _contract_in(entry.path, read_weights(entry.path)[1])
+        contract = entry.contract
+        if entry.path is not None:
+            contract = _contract_in(entry.path, read_weights(entry.path)[1])
         if contract is None:
-            raise WeightsError(f"{entry.path}: a shipped weights file must carry its contract")
+            raise WeightsError(f"model {name!r}: neither shipped weights nor the catalogue hold its contract")
         auc = contract.figures.get("auc")
         rows.append(
             ModelRow(
@@ -97,7 +148,7 @@ def list_models() -> list[ModelRow]:
                 classes=contract.classes,
                 positive=contract.positive or contract.classes[-1],
                 licence=entry.licence,
-                megabytes=round(entry.path.stat().st_size / 1e6, 2),
+                megabytes=None if entry.path is None else round(entry.path.stat().st_size / 1e6, 2),
                 auc=None if auc is None else auc.value,
                 auc_interval=None if auc is None else auc.interval,
                 intended_use=entry.intended_use,
@@ -139,16 +190,22 @@ def load_model(
     else:
         recipes = [Recipe("medvision", entry.build, None)]
     path = weights if weights is not None else None if entry is None else entry.path
+    usual = None if entry is None else entry.contract
+    if path is None and usual is not None:
+        raise UsageError(f"model {name!r} needs {_WEIGHTS_OPTION}")
     if path is None:
         _refuse_missing(name, None, classes, spacing_um, window_px or recipes[0].window_px)
         raise AssertionError("missing weights are always refused")
     state, metadata = read_weights(path)
     recipe = choose(recipes, state)
-    found = _contract_in(path, metadata)
+    found = _contract_in(path, metadata) or usual
     window = window_px or recipe.window_px
     if found is None:
         _refuse_missing(name, path, classes, spacing_um, window)
     contract = _merged(name, found, classes, spacing_um, window, window_px, positive)
+    if entry is not None and entry.load is not None:
+        net, contract = entry.load(state, contract, path)
+        return as_patch_model(name, net, contract)
     net = recipe.build(len(contract.classes))
     _check_classes(net, state, contract.classes, path)
     apply_weights(net, state, path)
@@ -161,6 +218,8 @@ def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: s
     left_out = {"figures", "calibration", "version", "precisions", "differences"}
     positive = contract.positive or contract.classes[-1]
     activation: TemperedSoftmax | IsotonicSoftmax = TemperedSoftmax(contract.temperature)
+    if contract.grid is None:
+        left_out.add("grid")
     if contract.isotonic is None:
         left_out.add("isotonic")
     else:
@@ -209,7 +268,7 @@ def _refuse_missing(
     """Raise for what neither the call nor the file says, naming the options that would say it."""
     missing = []
     if path is None:
-        missing.append("--weights FILE (a local safetensors file; nothing is downloaded)")
+        missing.append(_WEIGHTS_OPTION)
     if classes is None:
         missing.append("--classes NAME,NAME,... (in the order of the outputs)")
     if spacing_um is None:

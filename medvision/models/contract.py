@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,6 +48,40 @@ class Difference(BaseModel):
         return self.probability <= 0.01 and self.auc < 0.0005
 
 
+class CellGrid(BaseModel):
+    """The cells of an NCRF, in pixels at the contract's spacing.
+
+    A region is 3 x 3 cells of `cell_px`, and the network sees the centre crop of `crop_px` of each. `stride_px` is from
+    one heatmap cell to the next, unless another is asked for. Without `crf` a window is one crop.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cell_px: int = Field(gt=0)
+    crop_px: int = Field(gt=0)
+    stride_px: int = Field(gt=0)
+    crf: bool = True
+
+    @field_validator("crop_px")
+    @classmethod
+    def _centred(cls, crop: int, info: ValidationInfo) -> int:
+        """A crop that lies in the middle of its cell by whole pixels, however the region is turned."""
+        cell = info.data.get("cell_px", crop)
+        if crop > cell or (cell - crop) % 2:
+            raise ValueError(f"a crop of {crop} px has no place in the middle of a cell of {cell} px")
+        return crop
+
+    @property
+    def margin_px(self) -> int:
+        """From the edge of a cell to its crop."""
+        return (self.cell_px - self.crop_px) // 2
+
+    @property
+    def window_px(self) -> int:
+        """Side of what one answer looks at."""
+        return 3 * self.cell_px if self.crf else self.crop_px
+
+
 class WeightsContract(BaseModel):
     """The metadata kept inside a safetensors file: everything that must not be guessed at."""
 
@@ -69,6 +103,17 @@ class WeightsContract(BaseModel):
     figures: dict[str, Figure] = Field(default_factory=dict)
     differences: dict[str, Difference] = Field(default_factory=dict)
     """By precision, where it was measured. Without one a precision runs only when it is asked for."""
+    grid: CellGrid | None = None
+    """Of an NCRF: its cells."""
+
+    @field_validator("grid")
+    @classmethod
+    def _one_window(cls, grid: CellGrid | None, info: ValidationInfo) -> CellGrid | None:
+        """The window follows from the cells."""
+        window = info.data.get("window_px")
+        if grid is not None and window is not None and grid.window_px != window:
+            raise ValueError(f"the window of these cells is {grid.window_px} px, not {window}")
+        return grid
 
     @field_validator("isotonic")
     @classmethod
