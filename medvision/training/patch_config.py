@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from medvision.core.errors import UsageError
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from medvision.training.config_file import Strict, read_yaml_config
 
 
-class AugmentationConfig(_Strict):
+class AugmentationConfig(Strict):
     """How strongly windows are changed. Shares are probabilities per window; ranges are half-widths."""
 
     stain_scale: float = Field(0.35, ge=0, description="Strength of each stain is multiplied by 1 +- this.")
@@ -39,7 +34,7 @@ class AugmentationConfig(_Strict):
     )
 
 
-class RegionConfig(_Strict):
+class RegionConfig(Strict):
     """A large image, or a part of one, that shows one class only, to be cut into squares of `side_px`."""
 
     path: Path
@@ -53,7 +48,7 @@ class RegionConfig(_Strict):
     )
 
 
-class SyntheticConfig(_Strict):
+class SyntheticConfig(Strict):
     """Rendered windows: `count` to train on and `held_out` to test on, of other seeds; `share` of each batch."""
 
     count: int = Field(0, ge=0)
@@ -62,7 +57,7 @@ class SyntheticConfig(_Strict):
     seed: int = 1
 
 
-class TrainPatchConfig(_Strict):
+class TrainPatchConfig(Strict):
     """Everything that determines a trained patch classifier. Relative paths start from `data`."""
 
     name: str = Field(description="Of the model.")
@@ -137,13 +132,4 @@ def read_config(path: Path) -> TrainPatchConfig:
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TrainPatchConfig.model_validate(content)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"{path}: not YAML ({error})") from error
-    except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise UsageError(f"{path}: {'; '.join(lines)}") from error
+    return read_yaml_config(path, TrainPatchConfig)
