@@ -34,6 +34,10 @@ _COMMANDS = {
         "Analyse slides: heatmap, lesion regions, score and report for each.",
     ),
     "benchmark": ("medvision.cli.benchmark:benchmark", "Measure speed against its limits on this machine."),
+    "calibrate": (
+        "medvision.cli.calibrate:calibrate",
+        "Make a model's scores probabilities, on labelled predictions.",
+    ),
     "check": (
         "medvision.cli.inspect:check",
         "Dry run: is each slide readable, and what would an analysis cost?",
