@@ -29,8 +29,8 @@ from medvision.store.records import SlideOutcome
 RETRIES = 2
 RETRY_DELAYS_S = [5.0, 30.0]
 
-_ONE_AT_A_TIME = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=1))
-"""The patch engine keeps a device and its readers busy with one slide; a second at once would only take memory."""
+_TWO_IN_TURN = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=2))
+"""The device computes one slide at a time; the second task opens the next, or writes the last, meanwhile."""
 
 
 class SlideFailed(Exception):
@@ -68,7 +68,7 @@ def analyze_one(
     return outcome.model_dump(mode="json")
 
 
-@flow(name="analyze", task_runner=_ONE_AT_A_TIME, persist_result=False)
+@flow(name="analyze", task_runner=_TWO_IN_TURN, persist_result=False)
 def analyze(slides: list[Path] | Path, out: Path, config: AnalyzeConfig) -> State[list[dict[str, Any]]]:
     """Analyse `slides`, a list or the path of a manifest (see `read_slides`), into folders below `out`.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -117,14 +118,21 @@ class _Batch:
 
 
 class PatchEngine:
-    """Runs models over sources. One engine serves any number of runs, one at a time."""
+    """Runs models over sources. One engine serves any number of runs, one at a time.
+
+    Another thread may set `stop`: the run then ends with `KeyboardInterrupt` after its batch, its progress saved.
+    """
 
     def __init__(
-        self, settings: EngineSettings | None = None, on_windows: Callable[[int], None] | None = None
+        self,
+        settings: EngineSettings | None = None,
+        on_windows: Callable[[int], None] | None = None,
+        stop: threading.Event | None = None,
     ) -> None:
         """`on_windows` is called with the number of windows just finished (for a progress bar)."""
         self.settings = settings or EngineSettings()
         self.device = resolve_device(self.settings.device)
+        self.stop = stop or threading.Event()
         self._on_windows = on_windows or (lambda _count: None)
         self._batch_size = self.settings.batch_size
 
@@ -138,7 +146,7 @@ class PatchEngine:
 
     def with_batch_size(self, batch_size: int) -> PatchEngine:
         """An engine of the same settings and listener for windows of another size."""
-        return PatchEngine(replace(self.settings, batch_size=batch_size), self._on_windows)
+        return PatchEngine(replace(self.settings, batch_size=batch_size), self._on_windows, self.stop)
 
     def run(
         self,
@@ -182,6 +190,8 @@ class PatchEngine:
         pool = ThreadPoolExecutor(self.settings.readers, thread_name_prefix="medvision-read")
         try:
             while True:
+                if self.stop.is_set():
+                    raise KeyboardInterrupt
                 while len(reading) + len(running) < self.settings.buffers:
                     parts = next(batches, None)
                     if parts is None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+
+import torch
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
@@ -17,10 +21,12 @@ from medvision.engine.backends import Runner, prepare
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
+from medvision.engine.plan import TilePlan
 from medvision.models import load_model
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.dense import Agreement, check_dense, compute_dense, plan_dense
+from medvision.pipelines.device import compute, submit
 from medvision.pipelines.heatmap import (
     Overview,
     compute_heatmap,
@@ -94,22 +100,22 @@ def check_config(config: AnalyzeConfig) -> PatchModel:
     """
     model = configured_model(config)
     check_dense(model, stride_px(model, config.stride), config.dense)
-    configured_runner(config)
+    configured_runner(config).result()
     return model
 
 
-def configured_runner(config: AnalyzeConfig) -> Runner:
-    """The model of `config` ready to run; made once per process, whatever the number of slides.
+def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
+    """The model of `config` ready to run; made on the device's thread, once whatever the number of slides.
 
-    Raises:
-        MedvisionError: if model, device, backend and precision do not fit each other.
+    Its result raises `MedvisionError` if model, device, backend and precision do not fit each other.
     """
-    return _runner_for(configured_model(config), config.device, config.backend, config.precision)
+    model, device = configured_model(config), resolve_device(config.device)
+    return submit(str(device), lambda: _runner_for(model, device, config.backend, config.precision))
 
 
 @lru_cache(maxsize=2)
-def _runner_for(model: PatchModel, device: str, backend: str, precision: str) -> Runner:
-    return prepare(model, resolve_device(device), backend, precision)
+def _runner_for(model: PatchModel, device: torch.device, backend: str, precision: str) -> Runner:
+    return prepare(model, device, backend, precision)
 
 
 def analyze_slides(
@@ -119,17 +125,44 @@ def analyze_slides(
     on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
 ) -> Iterator[SlideOutcome]:
-    """Analyse slides one after the other into folders below `out`; one that fails does not stop the others.
+    """Analyse slides into folders below `out`; one that fails does not stop the others.
 
-    `on_plan(name, windows)` is told of each slide's size before it runs, `on_windows(count)` of windows done.
+    While the device works on one slide, the one before is written and the next is opened: nothing waits in between.
+    Outcomes come in the order of the slides. `on_plan(name, windows)` is told of each slide's size before it runs,
+    `on_windows(count)` of windows done, both on other threads than the caller's, never at once.
 
     Raises:
-        MedvisionError: before the first slide, if the model or the device cannot be had.
+        MedvisionError: before anything is written of the first slide, if the model or the device cannot be had.
     """
-    check_config(config)
     make_output(out)
-    for slide, name in zip(slides, safe_names(slides), strict=True):
-        yield analyze_slide(slide, out, config, name, on_plan, on_windows)
+    stop = threading.Event()
+    names = safe_names(slides)
+    began = [threading.Event() for _ in slides]
+
+    def analyze(number: int) -> SlideOutcome:
+        def tell(name: str, windows: int) -> None:
+            began[number].set()
+            if on_plan is not None:
+                on_plan(name, windows)
+
+        try:
+            return analyze_slide(slides[number], out, config, names[number], tell, on_windows, stop)
+        finally:
+            began[number].set()
+
+    pool = ThreadPoolExecutor(2, thread_name_prefix="medvision-slide")
+    try:
+        waiting = [pool.submit(analyze, 0)] if slides else []
+        for number in range(len(slides)):
+            began[number].wait()
+            if number + 1 < len(slides):
+                waiting.append(pool.submit(analyze, number + 1))
+            yield waiting.pop(0).result()
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def analyze_slide(
@@ -139,50 +172,60 @@ def analyze_slide(
     name: str | None = None,
     on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> SlideOutcome:
     """Analyse one slide into `out/<name>/`: the record, the rasters, the pictures, the report.
 
     `name` is by default `safe_name(slide)`; a run of several slides takes them from `safe_names`, which keeps two
-    slides of one file name apart.
+    slides of one file name apart. `stop`, set by another thread, ends it with `KeyboardInterrupt`, its progress saved.
 
     A result of the same slide content, weights, configuration and code that verifies is kept ("unchanged"). What goes
     wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
     """
-    model = check_config(config)
-    make_output(out)
-    engine = PatchEngine(
-        EngineSettings(
-            device=config.device,
-            batch_size=config.batch_size,
-            readers=config.readers,
-            precision=config.precision,
-            backend=config.backend,
-        ),
-        on_windows,
-    )
     started, began = time.perf_counter(), utc_now()
+    model, ready = configured_model(config), configured_runner(config)
+    check_dense(model, stride_px(model, config.stride), config.dense)
+    make_output(out)
+    engine = PatchEngine(_settings(config), on_windows, stop)
     name = safe_name(slide) if name is None else name
     try:
         source = open_source(slide, config.slide_spacing)
         try:
             analysis = _Analysis(slide, name, out, config, model, engine, source, on_plan, started, began)
-            return analysis.outcome()
+            if not ready.done():
+                _ = analysis.tissue  # the time in which the network is made ready
+            return analysis.outcome(ready.result())
         finally:
             source.close()
     except Exception as error:
-        foreseen = isinstance(error, (MedvisionError, OSError, MemoryError))
-        if not foreseen:
-            logging.getLogger(__name__).error("%s: unexpected error", slide, exc_info=error)
-        return SlideOutcome(
-            slide=str(slide),
-            name=name,
-            status="failed",
-            reason=(str(error) or type(error).__name__)
-            if foreseen
-            else f"unexpected {type(error).__name__}: {error}",
-            transient=is_transient(error),
-            seconds=round(time.perf_counter() - started, 3),
-        )
+        if ready.done() and error is ready.exception():
+            raise
+        return _failed(slide, name, error, started)
+
+
+def _settings(config: AnalyzeConfig) -> EngineSettings:
+    return EngineSettings(
+        device=config.device,
+        batch_size=config.batch_size,
+        readers=config.readers,
+        precision=config.precision,
+        backend=config.backend,
+    )
+
+
+def _failed(slide: Path, name: str, error: Exception, started: float) -> SlideOutcome:
+    foreseen = isinstance(error, (MedvisionError, OSError, MemoryError))
+    if not foreseen:
+        logging.getLogger(__name__).error("%s: unexpected error", slide, exc_info=error)
+    said = str(error) or type(error).__name__
+    return SlideOutcome(
+        slide=str(slide),
+        name=name,
+        status="failed",
+        reason=said if foreseen else f"unexpected {type(error).__name__}: {error}",
+        transient=is_transient(error),
+        seconds=round(time.perf_counter() - started, 3),
+    )
 
 
 @dataclass(eq=False)
@@ -202,14 +245,24 @@ class _Analysis:
     stats: RunStats | None = None
     agreement: Agreement | None = None
 
-    def outcome(self) -> SlideOutcome:
+    @cached_property
+    def overview(self) -> Overview:
+        """The slide at low resolution."""
+        return read_overview(self.source)
+
+    @cached_property
+    def tissue(self) -> Tissue:
+        """Where tissue lies in the overview."""
+        return locate_tissue(self.overview)
+
+    def outcome(self, runner: Runner) -> SlideOutcome:
         """Make or find the result, with its report, and say what became of the slide."""
         store = ResultStore(self.out)
-        spec = self._spec()
+        spec = self._spec(runner)
         of_run = (RUN, HTML, PDF)
         entry = store.get_or_make(
             spec,
-            lambda folder: self._make(folder, store.scratch(spec, self.name)),
+            lambda folder: self._make(folder, store.scratch(spec, self.name), runner),
             name=self.name,
             of_run=of_run,
         )
@@ -227,9 +280,8 @@ class _Analysis:
             seconds=round(time.perf_counter() - self.started, 3),
         )
 
-    def _spec(self) -> ResultSpec:
+    def _spec(self, runner: Runner) -> ResultSpec:
         """Everything that the result depends on."""
-        runner = configured_runner(self.config)
         return ResultSpec(
             kind="analyze",
             name=self.slide.name,
@@ -243,31 +295,19 @@ class _Analysis:
             },
         )
 
-    def _make(self, folder: Path, scratch: Path) -> None:
+    def _make(self, folder: Path, scratch: Path, runner: Runner) -> None:
         """Compute everything and write it into `folder`, which the store then puts in place at once."""
-        overview = read_overview(self.source)
+        overview, tissue = self.overview, self.tissue
         self._refuse_overview(overview)
-        tissue = locate_tissue(overview)
         plan = plan_heatmap(
             self.source, self.model, tissue, overview, self.config.stride, self.config.minimum_tissue
         )
-        dense = plan_dense(self.model, plan, self.config.dense)
-        if self.on_plan is not None:
-            self.on_plan(self.name, len(plan) if dense is None else dense.units)
         findings: SlideFindings | None = None
         raster: Raster | None = None
         quality: tuple[QcMeasure, ...] = ()
         if len(plan):
             quality = measure_quality(self.source, tissue, overview)
-            saved = scratch / "heatmap.npz"
-            if dense is None:
-                raster, self.stats = compute_heatmap(
-                    self.engine, self.source, plan, configured_runner(self.config), saved
-                )
-            else:
-                raster, self.stats, self.agreement = compute_dense(
-                    self.engine, self.source, dense, self.config.threshold, saved
-                )
+            raster, self.stats = self._heatmap(plan, runner, scratch / "heatmap.npz")
             self._refuse_unread(self.stats)
             findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
         positive = self.model.positive or self.model.classes[-1]
@@ -276,6 +316,22 @@ class _Analysis:
         (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (folder / RUN).write_text(self._run_record().model_dump_json(indent=2) + "\n", encoding="utf-8")
         write_report(folder)
+
+    def _heatmap(self, plan: TilePlan, runner: Runner, saved: Path) -> tuple[Raster, RunStats]:
+        """Probabilities by the windows of `plan` or densely, when the device's turn comes; `saved` is for progress."""
+        dense = plan_dense(self.model, plan, self.config.dense)
+
+        def run() -> tuple[Raster, RunStats]:
+            if self.on_plan is not None:
+                self.on_plan(self.name, len(plan) if dense is None else dense.units)
+            if dense is None:
+                return compute_heatmap(self.engine, self.source, plan, runner, saved)
+            raster, stats, self.agreement = compute_dense(
+                self.engine, self.source, dense, self.config.threshold, saved
+            )
+            return raster, stats
+
+        return compute(str(self.engine.device), self.engine.stop, run)
 
     def _refuse_overview(self, overview: Overview) -> None:
         """A slide of which much cannot be decoded must not pass as one without tissue."""

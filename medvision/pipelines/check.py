@@ -45,7 +45,7 @@ def check_slides(slides: Sequence[Path], config: AnalyzeConfig) -> Iterator[Slid
     Raises:
         MedvisionError: if the model or the device cannot be had.
     """
-    runner = configured_runner(config)
+    runner = configured_runner(config).result()
     model, rate = runner.model, _model_rate(runner, config.batch_size)
     for slide in slides:
         try:
