@@ -18,6 +18,9 @@ Points = npt.NDArray[np.float64]
 Polygon = tuple[Points, tuple[Points, ...]]
 """An outer ring and the rings of its holes, each (n, 2) of (row, column) in level-0 pixels, open or closed."""
 
+_AT_ONCE = 4_000_000
+"""Pairs of point and edge compared at a time, which bounds memory."""
+
 
 def rasterise(
     polygons: Iterable[Polygon],
@@ -57,6 +60,27 @@ def rasterise(
     return mask
 
 
+def contains(
+    polygons: Iterable[Polygon], points: Points, excluded: Iterable[Polygon] = ()
+) -> npt.NDArray[np.bool_]:
+    """Which of `points` (n, 2), (row, column) in level-0 pixels, lie in `polygons` and in none of `excluded`.
+
+    The rule is that of `rasterise`: a pixel of its mask is true where this is true of the pixel's centre.
+
+    >>> square = np.array([(0.0, 0.0), (0.0, 4.0), (4.0, 4.0), (4.0, 0.0)])
+    >>> contains([(square, ())], np.array([(0.0, 0.0), (3.9, 1.0), (4.0, 1.0)])).tolist()
+    [True, True, False]
+    """
+    found = np.zeros(len(points), dtype=bool)
+    for polygons_of_sign, value in ((polygons, True), (excluded, False)):
+        for outer, holes in polygons_of_sign:
+            inside = _inside_ring(outer, points)
+            for hole in holes:
+                inside &= ~_inside_ring(hole, points)
+            found[inside] = value
+    return found
+
+
 def bounding_box(polygons: Iterable[Polygon], downsample: float | tuple[float, float] = 1.0) -> Box | None:
     """The smallest box of the downsampled grid that holds every pixel the polygons touch; None without polygons."""
     rings = [outer for outer, _ in polygons]
@@ -65,6 +89,22 @@ def bounding_box(polygons: Iterable[Polygon], downsample: float | tuple[float, f
     points = np.concatenate(rings) / np.asarray(downsample, dtype=np.float64)
     low, high = np.floor(points.min(axis=0)), np.ceil(points.max(axis=0))
     return Box((int(low[0]), int(low[1])), (int(high[0]), int(high[1])))
+
+
+def _inside_ring(ring: Points, points: Points) -> npt.NDArray[np.bool_]:
+    """Which points lie inside one ring: those with an odd number of crossings on their row, at or left of them."""
+    near = ((points >= ring.min(axis=0)) & (points < ring.max(axis=0))).all(axis=1)
+    inside = np.zeros(len(points), dtype=bool)
+    ahead = np.roll(ring, -1, axis=0)
+    down = (ring[:, 0] <= ahead[:, 0])[:, None]
+    (r0, c0), (r1, c1) = np.where(down, ring, ahead).T, np.where(down, ahead, ring).T
+    slope = (c1 - c0) / np.where(r1 > r0, r1 - r0, 1)
+    chosen = np.flatnonzero(near)
+    for part in np.array_split(chosen, max(1, len(chosen) * len(ring) // _AT_ONCE)):
+        row, column = points[part, :1], points[part, 1:]
+        met = (r0 <= row) & (row < r1) & (c0 + (row - r0) * slope <= column)
+        inside[part] = met.sum(axis=1) % 2 == 1
+    return inside
 
 
 def _fill(ring: Points, within: Box) -> tuple[Box, Mask]:
