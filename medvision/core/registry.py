@@ -38,10 +38,14 @@ class Registry(Mapping[str, T], Generic[T]):
 
         return add
 
-    def __getitem__(self, name: str) -> T:
+    def check(self, name: str) -> None:
+        """Raise `UnknownNameError`, with the names there are, unless there is an entry `name`."""
         if name not in self._entries:
             known = ", ".join(self._entries) or "none"
             raise UnknownNameError(f"no {self.kind} is called {name!r}; known: {known}")
+
+    def __getitem__(self, name: str) -> T:
+        self.check(name)
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:

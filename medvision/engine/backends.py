@@ -91,23 +91,31 @@ def _candidates(
 ) -> list[tuple[str, Precision]]:
     """Backends with precisions to try, best first; one where both are named."""
     if backend != "auto":
-        build = BACKENDS[backend]  # refuse an unknown name before anything else
-        del build
+        BACKENDS.check(backend)
     named = allowed_precision(precision, model)
-    fast: list[Precision] = [named] if named else []
-    if named is None:
-        # Without probabilities there is no bound to keep, so float32 it is.
-        bounded = model.output == "scores" and "bfloat16" in model.precisions and "bfloat16" in model.close
-        fast = ["bfloat16", "float32"] if bounded and computes_bfloat16(device) else ["float32"]
     names = [backend]
     if backend == "auto" and not any(True for _ in model.net.parameters()):
-        return [("eager", fast[-1])]  # nothing to gain where there are no weights
+        return [("eager", named or "float32")]  # nothing to gain where there are no weights
     if backend == "auto":
         from medvision.engine.runtimes import openvino_suits
 
         names = ["openvino", "fused"] if openvino_suits(model, device) else ["fused"]
-    pairs = [(name, chosen) for chosen in fast for name in names]
-    return [*pairs, ("eager", fast[-1])] if backend == "auto" else pairs
+    if named is not None:
+        pairs = [(name, named) for name in names]
+    else:
+        rough: list[tuple[str, Precision]] = [
+            (name, "bfloat16") for name in names if _may_round(model, device, name)
+        ]
+        pairs = [*rough, *((name, "float32") for name in names)]
+    return [*pairs, ("eager", named or "float32")] if backend == "auto" else pairs
+
+
+def _may_round(model: PatchModel, device: torch.device, backend: str) -> bool:
+    """Whether "auto" may compute in bfloat16: where that is fast, allowed, and was measured to be close."""
+    measured = "fused" if backend == "compile" else backend  # one network, compiled or not
+    # Without probabilities there is no bound to keep, so float32 it is.
+    bounded = model.output == "scores" and "bfloat16" in model.precisions
+    return bounded and (measured, "bfloat16") in model.close and computes_bfloat16(device)
 
 
 def _made(model: PatchModel, device: torch.device, name: str, precision: Precision) -> Runner:

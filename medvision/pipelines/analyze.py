@@ -17,7 +17,7 @@ import torch
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
 from medvision.core.results import Raster
-from medvision.engine.backends import Runner, prepare
+from medvision.engine.backends import BACKENDS, Runner, prepare
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
@@ -98,18 +98,22 @@ def check_config(config: AnalyzeConfig) -> PatchModel:
     Raises:
         MedvisionError: with what to pass instead.
     """
-    model = configured_model(config)
-    check_dense(model, stride_px(model, config.stride), config.dense)
     configured_runner(config).result()
-    return model
+    return configured_model(config)
 
 
 def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
     """The model of `config` ready to run; made on the device's thread, once whatever the number of slides.
 
-    Its result raises `MedvisionError` if model, device, backend and precision do not fit each other.
+    Its result raises `MedvisionError` if model, backend and precision do not fit each other.
+
+    Raises:
+        MedvisionError: at once, if the model or the device cannot be had, or the stride or the backend is none.
     """
     model, device = configured_model(config), resolve_device(config.device)
+    check_dense(model, stride_px(model, config.stride), config.dense)
+    if config.backend != "auto":
+        BACKENDS.check(config.backend)
     return submit(str(device), lambda: _runner_for(model, device, config.backend, config.precision))
 
 
@@ -134,6 +138,7 @@ def analyze_slides(
     Raises:
         MedvisionError: before anything is written of the first slide, if the model or the device cannot be had.
     """
+    configured_runner(config)
     make_output(out)
     stop = threading.Event()
     names = safe_names(slides)
@@ -184,7 +189,6 @@ def analyze_slide(
     """
     started, began = time.perf_counter(), utc_now()
     model, ready = configured_model(config), configured_runner(config)
-    check_dense(model, stride_px(model, config.stride), config.dense)
     make_output(out)
     engine = PatchEngine(_settings(config), on_windows, stop)
     name = safe_name(slide) if name is None else name
