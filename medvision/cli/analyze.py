@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -40,6 +42,8 @@ def analyze(
     """
     if not slides:
         raise MedvisionError("no slide was given; example: medvision analyze slide.svs --out results")
+    # The deep-learning library takes longest to load: it begins while the slides are looked at.
+    threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     if not _any_readable(slides, config):
         return 2
     from medvision.pipelines.run import finish_run

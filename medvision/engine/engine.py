@@ -115,6 +115,8 @@ class _Batch:
     readable: npt.NDArray[np.bool_]
     reads: list[Future[None]]
     outputs: ModelOutputs | None = None
+    arrived: torch.cuda.Event | None = None
+    """On a GPU, when `outputs` are in the host's memory."""
 
 
 class PatchEngine:
@@ -317,11 +319,15 @@ class PatchEngine:
             batch.outputs = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
         else:
             batch.outputs = [found for part in outputs for found in part if isinstance(found, dict)]
+        if self.device.type == "cuda":
+            batch.outputs, batch.arrived = _sent_home(batch.outputs)
 
     def _collect(self, batch: _Batch, finished: deque[_Progress]) -> None:
         """Wait for the outputs and hand them to the sinks."""
+        if batch.arrived is not None:
+            batch.arrived.synchronize()
         outputs = _to_host(batch.outputs)
-        batch.outputs = None
+        batch.outputs = batch.arrived = None
         at, row = 0, 0
         for progress, indices in batch.parts:
             ok = batch.readable[at : at + len(indices)]
@@ -392,6 +398,27 @@ def _check(plan: TilePlan, source: Source, model: PatchModel) -> None:
 
 def _windows(plan: TilePlan, indices: Int64Array) -> Windows:
     return Windows(indices, plan.boxes[indices], plan.cores[indices])
+
+
+def _sent_home(outputs: ModelOutputs) -> tuple[ModelOutputs, torch.cuda.Event]:
+    """Outputs on their way to the host, and when they will be there.
+
+    Asked for here, right behind the batch that makes them: asked for later, they would wait for the next batch as well,
+    which is queued by then, and the GPU would have nothing to do while they are waited for.
+    """
+
+    def home(tensor: torch.Tensor) -> torch.Tensor:
+        kept = torch.empty(tensor.shape, dtype=torch.float32, pin_memory=True)
+        return kept.copy_(tensor, non_blocking=True)
+
+    sent: ModelOutputs
+    if isinstance(outputs, torch.Tensor):
+        sent = home(outputs)
+    else:
+        sent = [{name: home(value) for name, value in found.items()} for found in outputs]
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return sent, arrived
 
 
 def _to_host(outputs: ModelOutputs | None) -> Outputs:
