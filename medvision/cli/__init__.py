@@ -49,6 +49,10 @@ _COMMANDS = {
     ),
     "evaluate": ("medvision.cli.evaluate:app", "Score predictions by a benchmark's official protocol."),
     "info": ("medvision.cli.inspect:info", "Say what a file is: format, levels, spacing, reader, metadata."),
+    "lesions": (
+        "medvision.cli.lesions:lesions",
+        "Lesions scored by two models, from their heatmaps.",
+    ),
     "models": ("medvision.cli.inspect:models", "List the models that can be named."),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
     "synthesize": ("medvision.cli.synthesize:synthesize", "Write a synthetic H&E slide with its truth."),

@@ -41,3 +41,27 @@ def patch(*, config: Path, out: Path) -> int:
     print_made("weights", report.weights)
     print_made("card", report.card)
     return 0
+
+
+@app.command(name="slide-forest")
+def slide_forest(*, config: Path, out: Path) -> int:
+    """Train a random forest that classifies slides by features of their heatmaps (Wang et al. 2016).
+
+    Example: medvision train slide-forest --config configs/train-slide-forest.yaml --out out/slide-forest
+
+    Parameters
+    ----------
+    config
+        YAML file of parameters; see configs/train-slide-forest.yaml.
+    out
+        Folder for the forest, its card, the features and the out-of-fold probabilities.
+    """
+    from medvision.training.config_file import read_yaml_config
+    from medvision.training.slide_forest import train_slide_forest
+    from medvision.training.slide_forest_config import TrainSlideForestConfig
+
+    report = train_slide_forest(read_yaml_config(config, TrainSlideForestConfig), out)
+    console.print(report.summary(), markup=False)
+    print_made("weights", report.weights)
+    print_made("card", report.card)
+    return 0

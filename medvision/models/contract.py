@@ -95,7 +95,7 @@ class WeightsContract(BaseModel):
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     temperature: float = Field(1.0, gt=0)
-    isotonic: tuple[tuple[float, float], ...] | None = Field(None, min_length=1)
+    isotonic: tuple[tuple[float, float], ...] | None = None
     """Knots (tempered probability, calibrated probability) of the positive class's calibration, where there is one."""
     calibration: str = "uncalibrated"
     precisions: tuple[str, ...] = ("float32",)
@@ -121,6 +121,8 @@ class WeightsContract(BaseModel):
         cls, knots: tuple[tuple[float, float], ...] | None
     ) -> tuple[tuple[float, float], ...] | None:
         """A table of probabilities that rises along its first column and does not fall along its second."""
+        if knots == ():
+            raise ValueError("a table needs at least 1 knot")
         for (x0, y0), (x1, y1) in pairwise(knots or ()):
             if not (x0 < x1 and y0 <= y1):
                 raise ValueError(f"knots ({x0:g}, {y0:g}) and ({x1:g}, {y1:g}) are not in rising order")
