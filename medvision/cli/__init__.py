@@ -29,6 +29,10 @@ app = App(
 )
 
 _COMMANDS = {
+    "aggregate": (
+        "medvision.cli.aggregate:aggregate",
+        "Judge slides as a whole by attention MIL or CNN-LSTM over feature tables.",
+    ),
     "analyze": (
         "medvision.cli.analyze:analyze",
         "Analyse slides: heatmap, lesion regions, score and report for each.",
@@ -48,6 +52,10 @@ _COMMANDS = {
         "Make four synthetic slides, analyse them and evaluate against the truth.",
     ),
     "evaluate": ("medvision.cli.evaluate:app", "Score predictions by a benchmark's official protocol."),
+    "features": (
+        "medvision.cli.features:features",
+        "Feature vectors of a slide's windows, as Zarr and Parquet.",
+    ),
     "info": ("medvision.cli.inspect:info", "Say what a file is: format, levels, spacing, reader, metadata."),
     "lesions": (
         "medvision.cli.lesions:lesions",
@@ -55,7 +63,7 @@ _COMMANDS = {
     ),
     "models": ("medvision.cli.inspect:models", "List the models that can be named."),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
-    "synthesize": ("medvision.cli.synthesize:synthesize", "Write a synthetic H&E slide with its truth."),
+    "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),
 }
 

@@ -35,12 +35,9 @@ def features(
     cohort
         Manifest (CSV) of slides, beside or instead of slide files; folders are called after its slide_id.
     """
-    from medvision.pipelines.features import SlideJob, compute_features, jobs_of, prepare_trunk
-    from medvision.store.cohort import read_cohort
+    from medvision.pipelines.features import cohort_jobs, compute_features, jobs_of, prepare_trunk
 
-    jobs = jobs_of(slides or [])
-    if cohort is not None:
-        jobs += [SlideJob(s.path, s.slide_id, s.spacing_um) for s in read_cohort(cohort).slides]
+    jobs = jobs_of(slides or []) + ([] if cohort is None else cohort_jobs(cohort))
     if not jobs:
         raise UsageError("no slide was given; example: medvision features slide.svs --out features")
     with slide_progress() as progress:

@@ -43,6 +43,14 @@ def patch(*, config: Path, out: Path) -> int:
     return 0
 
 
+app.command("medvision.cli.train_slides:mil", name="mil", help="Train attention MIL on labelled slides.")
+app.command(
+    "medvision.cli.train_slides:cnn_lstm",
+    name="cnn-lstm",
+    help="Train a CNN-LSTM on the ordered patches of slides or large images.",
+)
+
+
 @app.command(name="slide-forest")
 def slide_forest(*, config: Path, out: Path) -> int:
     """Train a random forest that classifies slides by features of their heatmaps (Wang et al. 2016).

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 import threading
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
+from medvision.core.errors import UnreadableSourceError
 from medvision.core.results import Raster
 from medvision.engine.backends import BACKENDS, Runner, prepare
 from medvision.engine.contract import PatchModel
@@ -38,7 +37,9 @@ from medvision.pipelines.heatmap import (
 )
 from medvision.pipelines.slide_result import (
     SlideFindings,
+    describe_slide,
     describe_tissue,
+    failed_outcome,
     interpret,
     measure_quality,
     write_crops,
@@ -54,7 +55,6 @@ from medvision.store.records import (
     ModelInfo,
     QcMeasure,
     RunRecord,
-    SlideInfo,
     SlideOutcome,
     SlideResult,
     Status,
@@ -204,7 +204,7 @@ def analyze_slide(
     except Exception as error:
         if ready.done() and error is ready.exception():
             raise
-        return _failed(slide, name, error, started)
+        return failed_outcome(slide, name, error, time.perf_counter() - started)
 
 
 def _settings(config: AnalyzeConfig) -> EngineSettings:
@@ -214,21 +214,6 @@ def _settings(config: AnalyzeConfig) -> EngineSettings:
         readers=config.readers,
         precision=config.precision,
         backend=config.backend,
-    )
-
-
-def _failed(slide: Path, name: str, error: Exception, started: float) -> SlideOutcome:
-    foreseen = isinstance(error, (MedvisionError, OSError, MemoryError))
-    if not foreseen:
-        logging.getLogger(__name__).error("%s: unexpected error", slide, exc_info=error)
-    said = str(error) or type(error).__name__
-    return SlideOutcome(
-        slide=str(slide),
-        name=name,
-        status="failed",
-        reason=said if foreseen else f"unexpected {type(error).__name__}: {error}",
-        transient=is_transient(error),
-        seconds=round(time.perf_counter() - started, 3),
     )
 
 
@@ -373,7 +358,7 @@ class _Analysis:
         return SlideResult(
             verdict=verdict,
             reason=reason,
-            slide=_slide_info(self.source, self.slide),
+            slide=describe_slide(self.source, self.slide),
             model=_model_info(self.model),
             config=fields,
             config_digest=digest_json(fields),
@@ -428,23 +413,6 @@ def _status(verdict: Verdict, made: bool, stats: RunStats | None) -> Status:
     if not made:
         return "unchanged"
     return "resumed" if stats is not None and stats.resumed else "done"
-
-
-def _slide_info(source: Source, slide: Path) -> SlideInfo:
-    spacing = source.spacing
-    rows, columns = source.levels[0].shape
-    return SlideInfo(
-        name=slide.name,
-        digest=source.id,
-        reader=source.reader,
-        reader_reason=source.why,
-        vendor=source.vendor,
-        shape=(rows, columns),
-        levels=len(source.levels),
-        spacing_um=None if spacing is None else (spacing.values[0], spacing.values[1]),
-        spacing_origin=None if spacing is None else spacing.origin,
-        metadata=dict(source.metadata),
-    )
 
 
 def _model_info(model: PatchModel) -> ModelInfo:

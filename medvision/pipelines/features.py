@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medvision.core.errors import MedvisionError, UnreadableSourceError, is_transient
+from medvision.core.errors import UnreadableSourceError
 from medvision.core.features import FeatureSource
 from medvision.core.geometry import Spacing
 from medvision.core.results import FloatArray
@@ -22,17 +21,16 @@ from medvision.engine.rows import RowsSink
 from medvision.models.trunks import TrunkSpec, dimension_of, load_trunk
 from medvision.ops.tissue import box_share
 from medvision.pipelines.heatmap import locate_tissue, read_overview, spacing_of, stride_px
+from medvision.pipelines.slide_result import failed_outcome
 from medvision.sources import extent_at, open_source
 from medvision.sources.base import Source
 from medvision.sources.spacing import require_spacing
+from medvision.store.cohort import CohortSlide, read_cohort
 from medvision.store.features import FeatureInfo, FeatureTable, WindowTable, read_features, write_features
 from medvision.store.features_config import FeaturesConfig
-from medvision.store.files import make_output, safe_names
+from medvision.store.files import make_output, safe_name, safe_names
 from medvision.store.records import SlideOutcome
 from medvision.store.store import ResultSpec, ResultStore
-
-FORESEEN = (MedvisionError, OSError, MemoryError)
-"""Errors that explain themselves; what else a slide fails with is logged with its trace."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +56,18 @@ class SlideJob:
 def jobs_of(slides: Sequence[Path]) -> list[SlideJob]:
     """Slides given by their files alone."""
     return [SlideJob(path, name) for path, name in zip(slides, safe_names(slides), strict=True)]
+
+
+def cohort_jobs(manifest: Path, split: str | None = None) -> list[SlideJob]:
+    """The slides of a cohort, or of one split of it; their folders are called after their `slide_id`."""
+    cohort = read_cohort(manifest)
+    chosen = cohort.slides if split is None else cohort.of(split)
+    return [cohort_job(slide) for slide in chosen]
+
+
+def cohort_job(slide: CohortSlide) -> SlideJob:
+    """A slide of a cohort; an identifier that is no file name is made one."""
+    return SlideJob(slide.path, safe_name(f"{slide.slide_id}.slide"), slide.spacing_um)
 
 
 def prepare_trunk(config: FeaturesConfig, on_windows: Callable[[int], None] | None = None) -> Trunk:
@@ -112,10 +122,8 @@ def compute_features(
                 unread=info.unread,
                 seconds=round(time.perf_counter() - started, 3),
             )
-        except Exception as error:
-            if not isinstance(error, FORESEEN):
-                logging.getLogger(__name__).error("%s: unexpected error", job.path, exc_info=error)
-            yield failed_outcome(job, error, time.perf_counter() - started)
+        except Exception as error:  # noqa: BLE001 - recorded with its reason, and logged where nobody foresaw it
+            yield failed_outcome(job.path, job.name, error, time.perf_counter() - started)
 
 
 def features_of_slide(
@@ -246,17 +254,4 @@ def _info(source: Source, title: str, trunk: Trunk, plan: TilePlan, unread: int)
         dtype=trunk.config.dtype,
         windows=len(plan),
         unread=unread,
-    )
-
-
-def failed_outcome(job: SlideJob, error: Exception, seconds: float) -> SlideOutcome:
-    """A slide that failed, with its reason."""
-    said = str(error) or type(error).__name__
-    return SlideOutcome(
-        slide=str(job.path),
-        name=job.name,
-        status="failed",
-        reason=said if isinstance(error, FORESEEN) else f"unexpected {type(error).__name__}: {error}",
-        transient=is_transient(error),
-        seconds=round(seconds, 3),
     )

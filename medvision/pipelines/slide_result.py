@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from medvision.core.errors import WindowUnreadableError
+from medvision.core.errors import MedvisionError, WindowUnreadableError, is_transient
 from medvision.core.geometry import Box
 from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
@@ -25,7 +26,7 @@ from medvision.sources.annotations import Annotation, write_geojson
 from medvision.sources.base import Source
 from medvision.sources.resample import read_at
 from medvision.sources.write import write_raster
-from medvision.store.records import HeatmapInfo, QcMeasure, Region, TissueInfo
+from medvision.store.records import HeatmapInfo, QcMeasure, Region, SlideInfo, SlideOutcome, TissueInfo
 
 HEATMAP = "heatmap.ome.tiff"
 GEOJSON = "regions.geojson"
@@ -46,6 +47,40 @@ class SlideFindings:
     score_rule: str
     regions: tuple[Region, ...]
     heatmap: HeatmapInfo
+
+
+def failed_outcome(slide: Path, name: str, error: Exception, seconds: float) -> SlideOutcome:
+    """A slide that failed, with its reason. What nobody foresaw is logged with its trace."""
+    foreseen = isinstance(error, (MedvisionError, OSError, MemoryError))
+    if not foreseen:
+        logging.getLogger(__name__).error("%s: unexpected error", slide, exc_info=error)
+    said = str(error) or type(error).__name__
+    return SlideOutcome(
+        slide=str(slide),
+        name=name,
+        status="failed",
+        reason=said if foreseen else f"unexpected {type(error).__name__}: {error}",
+        transient=is_transient(error),
+        seconds=round(seconds, 3),
+    )
+
+
+def describe_slide(source: Source, slide: Path) -> SlideInfo:
+    """The slide as it was read."""
+    spacing = source.spacing
+    rows, columns = source.levels[0].shape
+    return SlideInfo(
+        name=slide.name,
+        digest=source.id,
+        reader=source.reader,
+        reader_reason=source.why,
+        vendor=source.vendor,
+        shape=(rows, columns),
+        levels=len(source.levels),
+        spacing_um=None if spacing is None else (spacing.values[0], spacing.values[1]),
+        spacing_origin=None if spacing is None else spacing.origin,
+        metadata=dict(source.metadata),
+    )
 
 
 def describe_tissue(tissue: Tissue, overview: Overview) -> TissueInfo:

@@ -33,6 +33,19 @@ TABLE_ROWS = 40
 
 R = TypeVar("R", bound=BaseModel)
 
+_MAP_NOTES = {
+    "probability": (
+        "Probability by window. The scale is fixed: the same colour means the same probability on every slide. Tissue "
+        "left uncoloured scored low; windows without tissue or unread are blank."
+    ),
+    "attention": (
+        "Attention by window, as a share of the largest on this slide: how much a window counted for the slide's "
+        "probability, whatever the answer. It is no probability, and colours of two slides cannot be compared. Windows "
+        "without tissue or unread are blank."
+    ),
+    "none": "",
+}
+
 _WITHHELD = "Figures and heatmap of a rejected slide are left out here; the result's files hold them."
 
 
@@ -150,10 +163,15 @@ def _words(result: SlideResult) -> tuple[Tone, str, str]:
 def _figures(result: SlideResult) -> tuple[Fact, ...]:
     if result.verdict != "done":
         return ()
-    figures = [
-        Fact("Probability", text.probability(result.probability, result.threshold)),
-        Fact("Regions", text.count(len(result.regions))),
-    ]
+    figures = [Fact("Probability", text.probability(result.probability, result.threshold))]
+    if result.map == "probability":
+        figures.append(Fact("Regions", text.count(len(result.regions))))
+    else:
+        figures += [
+            Fact(text.visible(name), text.probability(value))
+            for name, value in result.class_probabilities.items()
+            if name != result.model.positive
+        ]
     if result.slide.spacing_um is not None:
         if result.regions:
             figures.append(Fact("Longest region", text.length_mm(max(r.length_mm for r in result.regions))))
@@ -184,7 +202,8 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
     thumbnail = load_picture(folder, result.images["thumbnail"], f"Overview of {name}")
     heatmap = None
     if "heatmap" in result.images and result.verdict == "done":
-        alt = f"Probability of {_positive(result)} over {name}"
+        what = "Attention" if result.map == "attention" else f"Probability of {_positive(result)}"
+        alt = f"{what} over {name}"
         heatmap = load_picture(folder, result.images["heatmap"], alt)
         if (heatmap.width, heatmap.height) != (thumbnail.width, thumbnail.height):
             raise StoreError(
@@ -202,9 +221,9 @@ def _overview(result: SlideResult, folder: Path) -> Overview | None:
         )
         scale = bar_for(width_um, 0.25)
         extent = f"{width_um / 1000:.2f} × {height_um / 1000:.2f} mm"
-    return Overview(
-        thumbnail, heatmap, rings, tuple(_mark(r, result) for r in regions[:TABLE_ROWS]), scale, extent
-    )
+    marks = tuple(_mark(region, result) for region in regions[:TABLE_ROWS])
+    title = "Attention" if result.map == "attention" else "Heatmap"
+    return Overview(thumbnail, heatmap, rings, marks, scale, extent, title, _MAP_NOTES[result.map])
 
 
 def _mark(region: Region, result: SlideResult) -> Mark:
@@ -266,7 +285,7 @@ def _position(region: Region, result: SlideResult) -> list[Fact]:
 
 
 def _cards_note(result: SlideResult, shown: int) -> str:
-    if result.verdict != "done":
+    if result.verdict != "done" or result.map != "probability":
         return ""
     if not result.regions:
         return f"No region reaches the threshold of {text.probability(result.threshold)}."
@@ -287,7 +306,8 @@ def _measures(result: SlideResult) -> tuple[Fact, ...]:
         ]
     if result.heatmap is not None and result.verdict == "done":
         facts.append(Fact("Heatmap cell", f"{result.heatmap.stride_um:g} µm"))
-        facts.append(Fact("Regions at or above threshold", text.count(len(result.regions))))
+        if result.map == "probability":
+            facts.append(Fact("Regions at or above threshold", text.count(len(result.regions))))
     return tuple(facts)
 
 

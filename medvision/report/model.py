@@ -71,6 +71,8 @@ class Overview:
     marks: tuple[Mark, ...]
     scale: ScaleBar | None
     extent: str
+    map_title: str
+    map_note: str
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,11 @@ class SlideResult(Record):
     score_rule: str
     label: Label | None
     heatmap: HeatmapInfo | None
+    map: Literal["probability", "attention", "none"] = "probability"
+    """What the heatmap shows: the probability of each cell, or how much each counted for the slide's; "none": the slide
+    is judged as a whole, without a map."""
+    class_probabilities: dict[str, float] = Field(default_factory=dict)
+    """Of the slide as a whole, by class; empty where its score comes from the heatmap."""
     tissue: TissueInfo | None
     qc: tuple[QcMeasure, ...] = ()
     regions: tuple[Region, ...] = ()
