@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from monai.metrics import compute_froc_curve_data, compute_froc_score
+from monai.apps.pathology.utils import compute_isolated_tumor_cells, compute_multi_instance_mask
+from monai.metrics import compute_fp_tp_probs, compute_froc_curve_data, compute_froc_score
 from scipy import ndimage
 from skimage.measure import label, regionprops
 
@@ -209,6 +210,36 @@ def test_curve_equals_monai():
         np.testing.assert_allclose(got.false_positives[::-1], fps, atol=0)
         np.testing.assert_allclose(got.sensitivity[::-1], sensitivity, atol=0)
         assert got.score == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:`RegionProperties.major_axis_length`:FutureWarning")
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_and_detections_to_score_equal_monai_s_pathology(seed):
+    """Lesions, isolated cells, hits and the score by MONAI's own parts of its LesionFROC, from masks on."""
+    random = np.random.default_rng(seed)
+    cases, false, hits, targets = [], [], [], 0
+    for number in range(8):
+        mask = np.zeros((160, 200), dtype=np.uint8)
+        for _ in range(random.integers(0, 7) if number % 2 else 0):
+            row, column = random.integers(5, 120, 2)
+            height, width = random.integers(3, 45, 2)
+            mask[row : row + height, column : column + width] = 1
+        count = int(random.integers(0, 25))
+        points = random.integers(0, [160 * 32, 200 * 32], (count, 2)).astype(float)
+        probabilities = random.integers(1, 65, count) / 64
+        lesions = label_lesions(mask.astype(bool)) if mask.any() else None
+        cases.append(score_detections(str(number), lesions, points, probabilities))
+        instances = compute_multi_instance_mask(mask, 75 / (PIXEL_UM * 2)) if mask.any() else mask.astype(int)
+        isolated = compute_isolated_tumor_cells(instances, 275 / PIXEL_UM) if mask.any() else []
+        y, x = points.astype(int).T
+        fp, tp, n = compute_fp_tp_probs(probabilities, y, x, instances, isolated, resolution_level=5)
+        false.extend(fp)
+        hits.extend(tp)
+        targets += n
+    fps, sensitivity = compute_froc_curve_data(np.array(false), np.array(hits), targets, len(cases))
+    got = froc(cases, "official", resamples=0)
+    assert got.lesions == targets
+    assert got.score == pytest.approx(compute_froc_score(fps, sensitivity, CAMELYON_RATES), abs=1e-12)
 
 
 def test_intervals_are_seeded_and_hold_the_score():
