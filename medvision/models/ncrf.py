@@ -147,6 +147,12 @@ def build_ncrf(trunk: str, crf: bool = True) -> Ncrf:
     return Ncrf(TRUNKS[trunk](), crf)
 
 
+def check_crop(trunk: str, crop_px: int) -> None:
+    """Raise `UsageError` for crops that the small network cannot halve twice after its first step of four."""
+    if trunk == "slim" and crop_px % 16:
+        raise UsageError(f"the slim trunk takes crops of a multiple of 16 px, not {crop_px}")
+
+
 def load_ncrf(
     trunk: str, state: State, contract: WeightsContract, path: Path
 ) -> tuple[nn.Module, WeightsContract]:
@@ -156,6 +162,7 @@ def load_ncrf(
 
     Raises:
         WeightsError: if the tensors are of another network, or the contract names no cells or other than two classes.
+        UsageError: for crops that the trunk cannot take.
     """
     grid = contract.grid
     if grid is None or len(contract.classes) != 2:
@@ -163,6 +170,7 @@ def load_ncrf(
             f"{path}: an NCRF needs a contract with the sizes of its cells (grid) and two classes, not "
             f"{len(contract.classes)}: {', '.join(contract.classes)}"
         )
+    check_crop(trunk, grid.crop_px)
     own = from_published(state)
     crf = "crf.W" in own
     if crf != grid.crf:

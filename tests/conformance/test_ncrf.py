@@ -20,6 +20,7 @@ from medvision.models.ncrf import (
     MeanFieldCrf,
     NcrfClassifier,
     build_ncrf,
+    check_crop,
     cut,
     start_from_classifier,
 )
@@ -162,33 +163,50 @@ def test_weights_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("crf", [True, False])
-def test_every_ncrf_of_the_catalogue_keeps_the_contract(name: str, crf: bool, tmp_path: Path) -> None:
+def test_every_ncrf_of_the_catalogue_keeps_the_contract(name: str, tmp_path: Path) -> None:
     entry = MODELS[name]
     assert entry.contract is not None and entry.paper and entry.licence
-    assert isinstance(entry.build(2), nn.Module)
     torch.manual_seed(0)
-    net = build_ncrf(name.removeprefix("ncrf-"), crf)
+    net = entry.build(2)
     randomise(net)
-    grid = SMALL.model_copy(update={"crf": crf})
-    said = entry.contract.model_dump() | {"grid": grid, "window_px": grid.window_px}
-    contract = WeightsContract.model_validate(said)
-    file = tmp_path / "w.safetensors"
-    write_weights(file, net.state_dict(), contract.model_dump(mode="json"))
-    model = load_model(name, weights=file)
-    assert model.window == ((120, 120) if crf else (32, 32))
-    assert read_weights(file)[1]["grid"]["crop_px"] == 32
-    random = np.random.default_rng(0)
-    batch = torch.from_numpy(random.integers(0, 256, (3, *model.window, 3)).astype(np.uint8))
-    with torch.inference_mode():
-        scores = model(batch)
-        alone = torch.cat([model(batch[k : k + 1]) for k in range(3)])
-    assert isinstance(scores, torch.Tensor)
-    assert scores.shape == (3, 2)
-    assert torch.allclose(scores.sum(1), torch.ones(3), atol=1e-5)
-    assert torch.allclose(scores, alone, atol=1e-5)
-    assert load_model(name, weights=file, spacing_um=1.0).digest != model.digest
-    assert load_model(name, weights=file).digest == model.digest
+    whole = net.state_dict()
+    for crf, window in ((True, 120), (False, 32)):
+        grid = SMALL.model_copy(update={"crf": crf})
+        said = entry.contract.model_dump() | {"grid": grid, "window_px": grid.window_px}
+        contract = WeightsContract.model_validate(said)
+        file = tmp_path / f"{crf}.safetensors"
+        state = {name: value for name, value in whole.items() if crf or name != "crf.W"}
+        write_weights(file, state, contract.model_dump(mode="json"))
+        model = load_model(name, weights=file)
+        assert model.window == (window, window)
+        assert read_weights(file)[1]["grid"]["crop_px"] == 32
+        random = np.random.default_rng(0)
+        batch = torch.from_numpy(random.integers(0, 256, (3, *model.window, 3)).astype(np.uint8))
+        with torch.inference_mode():
+            scores = model(batch)
+            alone = torch.cat([model(batch[k : k + 1]) for k in range(3)])
+        assert isinstance(scores, torch.Tensor)
+        assert scores.shape == (3, 2)
+        assert torch.allclose(scores.sum(1), torch.ones(3), atol=1e-5)
+        assert torch.allclose(scores, alone, atol=1e-5)
+
+
+def test_the_digest_knows_the_cells_and_the_spacing(tmp_path: Path) -> None:
+    contract = MODELS["ncrf-slim"].contract
+    assert contract is not None
+    digests = set()
+    for cell, spacing in ((40, 0.5), (44, 0.5), (40, 1.0)):
+        grid = CellGrid(cell_px=cell, crop_px=32, stride_px=10)
+        said = contract.model_dump() | {"grid": grid, "window_px": grid.window_px, "spacing_um": spacing}
+        torch.manual_seed(0)
+        write_weights(tmp_path / "w.safetensors", build_ncrf("slim").state_dict(), _json(said))
+        digests.add(load_model("ncrf-slim", weights=tmp_path / "w.safetensors").digest)
+    assert len(digests) == 3
+
+
+def _json(said: dict[str, object]) -> dict[str, object]:
+    found: dict[str, object] = WeightsContract.model_validate(said).model_dump(mode="json")
+    return found
 
 
 def test_the_start_from_a_classifier_keeps_its_answers() -> None:
@@ -214,6 +232,12 @@ def test_the_start_from_a_classifier_keeps_its_answers() -> None:
 def test_a_crop_must_lie_in_the_middle_of_its_cell(cell: int, crop: int) -> None:
     with pytest.raises(ValueError, match="no place in the middle"):
         CellGrid(cell_px=cell, crop_px=crop, stride_px=10)
+
+
+def test_a_crop_that_the_small_trunk_cannot_halve_is_refused() -> None:
+    with pytest.raises(UsageError, match="multiple of 16 px, not 56"):
+        check_crop("slim", 56)
+    check_crop("resnet18", 56)
 
 
 def test_the_middle_is_the_fifth() -> None:
