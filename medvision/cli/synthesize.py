@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from medvision.cli.console import print_made
+from cyclopts import App
+
+from medvision.cli.console import console, print_made
+
+app = App(name="synthesize", help="Write synthetic H&E slides with their truth.")
 
 
+@app.default
 def synthesize(
     *,
     out: Path,
@@ -48,4 +53,33 @@ def synthesize(
     print_made("slide", made.slide)
     print_made("truth", made.annotation)
     print_made("mask", made.mask)
+    return 0
+
+
+@app.command
+def cohort(*, config: Path, out: Path, workers: int | None = None) -> int:
+    """Write a cohort of synthetic slides: slides, outlines, masks and a manifest with patients and splits.
+
+    A run that was broken off continues. Example: medvision synthesize cohort --config configs/cohort.yaml --out cohort
+
+    Parameters
+    ----------
+    config
+        YAML file that says what slides to make; see configs/cohort.yaml.
+    out
+        Folder for `cohort.csv` and the slides; made when absent.
+    workers
+        Slides drawn at a time. Default: one per core.
+    """
+    from medvision.synthetic.cohort import PlannedSlide, write_cohort_slides
+    from medvision.synthetic.cohort_config import read_cohort_config
+
+    def show(slide: PlannedSlide, done: int, total: int) -> None:
+        recipe = slide.recipe
+        what = "normal" if recipe.metastases == "none" else recipe.metastases
+        console.print(f"{done:3d} of {total}  {slide.slide_id}  {what}  {recipe.stain}", markup=False)
+
+    made = write_cohort_slides(read_cohort_config(config), out, workers, show)
+    console.print(f"{len(made.slides)} slides; {made.check_disjoint()}", markup=False)
+    print_made("cohort", made.source)
     return 0

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medvision.synthetic.cohort import plan_cohort, write_cohort_slides
+    from medvision.synthetic.cohort_config import CohortConfig, read_cohort_config
     from medvision.synthetic.patches import render_patch, synthetic_patches
     from medvision.synthetic.recipe import ARTEFACTS, SCANNERS, STAINS, LesionSpec, SlideRecipe, demo_recipes
     from medvision.synthetic.render import render_block
@@ -16,16 +18,20 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ARTEFACTS": "recipe",
+    "CohortConfig": "cohort_config",
     "LesionSpec": "recipe",
     "SCANNERS": "recipe",
     "STAINS": "recipe",
     "SlideRecipe": "recipe",
     "SyntheticSlide": "slide",
     "demo_recipes": "recipe",
+    "plan_cohort": "cohort",
+    "read_cohort_config": "cohort_config",
     "render_block": "render",
     "render_patch": "patches",
     "synthetic_patches": "patches",
     "truth_polygons": "slide",
+    "write_cohort_slides": "cohort",
     "write_synthetic_slide": "slide",
 }
 
@@ -33,14 +39,18 @@ __all__ = [
     "ARTEFACTS",
     "SCANNERS",
     "STAINS",
+    "CohortConfig",
     "LesionSpec",
     "SlideRecipe",
     "SyntheticSlide",
     "demo_recipes",
+    "plan_cohort",
+    "read_cohort_config",
     "render_block",
     "render_patch",
     "synthetic_patches",
     "truth_polygons",
+    "write_cohort_slides",
     "write_synthetic_slide",
 ]
 

@@ -41,6 +41,7 @@ class Region(IntEnum):
     TUMOUR = 11
     TUMOUR_STROMA = 12
     GLAND = 13
+    GRANULOMA = 14
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,7 @@ class Plan:
     """Share of sinus that is filled with histiocytes."""
     follicle_share: float
     sinus_um: float
+    mimicry: float = 0.0
 
 
 @lru_cache(maxsize=64)
@@ -90,7 +92,7 @@ def plan(recipe: SlideRecipe) -> Plan:
     lesions = (
         recipe.lesions if recipe.lesions is not None else _placed_lesions(recipe, nodes[0], recipe.rng(2))
     )
-    return Plan(recipe.seed, nodes, lesions, *shared, sinus_um=sinus)
+    return Plan(recipe.seed, nodes, lesions, *shared, sinus_um=sinus, mimicry=recipe.mimicry)
 
 
 def outline(plan: Plan, y: Floats, x: Floats) -> tuple[Floats, Floats]:
@@ -149,6 +151,7 @@ def fields(plan: Plan, y: Floats, x: Floats) -> Fields:
     d["lesion"] = lesion
     d.update(_tumour(plan, lesion, which, y, x))
     d.update(_vessels(plan, d, y, x))
+    d["granuloma"] = _granulomas(plan, d, y, x) if inside and plan.mimicry else nowhere
     d["fat"] = np.minimum(tissue, 20 - d["lymph"]) if inside else tissue
     return Fields(d, _regions(d))
 
@@ -255,6 +258,19 @@ def _follicles(plan: Plan, node: Floats, deep: float, y: Floats, x: Floats) -> t
             mantle = np.maximum(mantle, found)
             germinal = np.maximum(germinal, found - mantle_um[k])
     return mantle, germinal
+
+
+def _granulomas(plan: Plan, d: dict[str, Floats], y: Floats, x: Floats) -> Floats:
+    """Signed distance of clusters of epithelioid histiocytes: the size and shape of small metastases, and benign."""
+    grid = Grid(key(plan.seed, 55), 380.0, y, x)
+    cy, cx = grid.centres(0.3)
+    radius = np.where(grid.number(6) < 0.4 * plan.mimicry, 22 + 95 * grid.number(4) ** 2, OUTSIDE)
+    wobble = 9 * smooth(key(plan.seed, 56), y, x, 60.0, 2)
+    found = np.full(np.shape(y), OUTSIDE)
+    for k in grid.neighbours():
+        if (radius[k] > 0).any():
+            found = np.maximum(found, radius[k] - np.hypot(y - cy[k], x - cx[k]) + wobble)
+    return np.asarray(np.minimum(found, np.minimum(d["lymph"] - 12, -d["lesion"] - 10)))
 
 
 # --- metastases -----------------------------------------------------------------------------------------------------
@@ -386,6 +402,7 @@ def _regions(d: dict[str, Floats]) -> npt.NDArray[np.int8]:
         (d["sinus"] > 0, Region.SINUS),
         (d["mantle"] > 0, Region.MANTLE),
         (d["germinal"] > 0, Region.GERMINAL),
+        (d["granuloma"] > 0, Region.GRANULOMA),
         (d["trabecula"] > 0, Region.COLLAGEN),
         (d["capsule"] > 0, Region.COLLAGEN),
         (d["wall"] > 0, Region.WALL),

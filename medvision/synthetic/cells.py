@@ -27,7 +27,7 @@ class _Layer:
 def layers(plan: Plan) -> tuple[_Layer, ...]:
     """All layers, the lowest first."""
     r = Region
-    foam = plan.histiocytosis
+    foam, mimicry = plan.histiocytosis, plan.mimicry
     return (
         _Layer("holes", 64.0, 0.7, {"hole": {r.GERMINAL: 0.55}}),
         _Layer(
@@ -49,7 +49,11 @@ def layers(plan: Plan) -> tuple[_Layer, ...]:
             "tumour",
             11.8,
             0.62,
-            {"tumour": {r.TUMOUR: 0.955}, "mitosis": {r.TUMOUR: 0.012}, "apoptosis": {r.TUMOUR: 0.012}},
+            {
+                "tumour": {r.TUMOUR: 0.955 - 0.3 * mimicry},
+                "mitosis": {r.TUMOUR: 0.012 * (1 - 0.6 * mimicry), r.GERMINAL: 0.03 * mimicry},
+                "apoptosis": {r.TUMOUR: 0.012},
+            },
         ),
         _Layer(
             "large",
@@ -57,7 +61,12 @@ def layers(plan: Plan) -> tuple[_Layer, ...]:
             0.6,
             {
                 "medium": {r.GERMINAL: 0.86, r.MANTLE: 0.04, r.PARACORTEX: 0.10, r.MEDULLA: 0.06},
-                "histiocyte": {r.SINUS: 0.08 + 0.6 * foam, r.PARACORTEX: 0.012, r.MEDULLA: 0.03},
+                "histiocyte": {
+                    r.SINUS: 0.08 + 0.6 * foam,
+                    r.PARACORTEX: 0.012,
+                    r.MEDULLA: 0.03,
+                    r.GRANULOMA: 0.82,
+                },
                 "plasma": {r.MEDULLA: 0.20, r.TUMOUR_STROMA: 0.03, r.LOOSE: 0.01},
             },
         ),
@@ -75,7 +84,8 @@ def layers(plan: Plan) -> tuple[_Layer, ...]:
                     r.COLLAGEN: 0.015,
                     r.LOOSE: 0.035,
                     r.FAT: 0.003,
-                    r.TUMOUR: 0.018,
+                    r.TUMOUR: 0.018 + 0.25 * mimicry,
+                    r.GRANULOMA: 0.10,
                     r.TUMOUR_STROMA: 0.16,
                     r.WALL: 0.04,
                 },

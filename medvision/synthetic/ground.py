@@ -86,6 +86,9 @@ def paint(plan: Plan, planes: Image, start: tuple[int, int], spacing_um: float, 
     with brush.over("germinal", 16.0) as g:
         if g:
             g.fill(0.14 + 0.05 * g.coarse, 0.50 + 0.10 * g.fine + 0.07 * g.coarse)
+    with brush.over("granuloma", 6.0, 2.0) as g:
+        if g:
+            g.fill(0.10 + 0.04 * g.coarse, 0.56 + 0.09 * g.coarse + 0.10 * g.fine)
     with brush.over("sinus", 5.0, 3.0) as g:
         if g:
             strands = np.maximum(0.18 - np.abs(g.coarse + 0.3 * g.fine), 0)

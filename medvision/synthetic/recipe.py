@@ -94,7 +94,8 @@ class SlideRecipe:
     `shape_px` is (rows, columns), each at most `LARGEST_PX`. `lesions`, where given, are drawn as they are; otherwise
     `metastases` says what the seed is to place. `stain` and `scanner` are names of `STAINS` and `SCANNERS`, chosen by
     the seed where None. `strength` scales all dye (0.4 is a faint stain). `artefacts` are names of `ARTEFACTS`, each
-    placed by the seed.
+    placed by the seed. `mimicry`, from 0 to 1, makes metastases harder to tell: tumour cells are smaller, darker and
+    mixed with lymphocytes; clusters of epithelioid histiocytes, and large cells in germinal centres, look like them.
     """
 
     seed: int
@@ -106,6 +107,7 @@ class SlideRecipe:
     scanner: str | None = None
     strength: float = 1.0
     artefacts: tuple[str, ...] = ()
+    mimicry: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.shape_px) < 1:
@@ -117,6 +119,8 @@ class SlideRecipe:
             )
         if not (isfinite(self.spacing_um) and 0.1 <= self.spacing_um <= 4):
             raise UsageError(f"spacing {self.spacing_um} um is outside what is drawn, 0.1 to 4 um/px")
+        if not 0 <= self.mimicry <= 1:
+            raise UsageError(f"mimicry {self.mimicry} lies outside 0 to 1")
         if self.metastases not in get_args(Metastases):
             raise UsageError(
                 f"metastases {self.metastases!r} unknown; known: {', '.join(get_args(Metastases))}"

@@ -187,7 +187,7 @@ def _planes(recipe: SlideRecipe, layout: anatomy.Plan, lattice: _Lattice) -> Ima
     """Amounts of hematoxylin, eosin and haemoglobin `(3, rows, columns)`."""
     s = recipe.spacing_um
     found = anatomy.fields(layout, lattice.y, lattice.x)
-    stamps = library(s, key(recipe.seed, 101) % VARIANTS)
+    stamps = library(s, key(recipe.seed, 101) % VARIANTS, recipe.mimicry)
     margin = stamps.largest + 2
     rows, columns = lattice.box.shape
     wide = np.zeros((3, rows + 2 * margin, columns + 2 * margin), np.float32)

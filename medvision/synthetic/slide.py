@@ -42,11 +42,16 @@ class SyntheticSlide:
 
 
 def write_synthetic_slide(
-    recipe: SlideRecipe, folder: Path, name: str | None = None, threads: int = 2
+    recipe: SlideRecipe,
+    folder: Path,
+    name: str | None = None,
+    threads: int = 2,
+    reference: Path | None = None,
 ) -> SyntheticSlide:
     """Render a recipe into `folder`: `NAME.tif`, `NAME.xml` (ASAP, group "Tumor") and `NAME_mask.tif` (1 = metastasis).
 
-    `name` defaults to `synthetic_SEED`. The bytes of all three depend on the recipe alone.
+    `name` defaults to `synthetic_SEED`; `reference` is another folder for outlines and mask. The bytes of all three
+    depend on the recipe alone.
 
     Raises:
         UsageError: before any work, if the recipe cannot be drawn, `name` is no file name, or nothing can be written
@@ -59,7 +64,8 @@ def write_synthetic_slide(
     anatomy.plan(recipe)
     make_output(folder)
     polygons = truth_polygons(recipe)
-    slide, annotation, mask = folder / f"{name}.tif", folder / f"{name}.xml", folder / f"{name}_mask.tif"
+    truth = make_output(reference or folder)
+    slide, annotation, mask = folder / f"{name}.tif", truth / f"{name}.xml", truth / f"{name}_mask.tif"
     _, scanner = look(recipe)
     write_slide(
         slide,

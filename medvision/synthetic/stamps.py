@@ -49,15 +49,16 @@ class Library:
 
 
 @lru_cache(maxsize=8)
-def library(spacing_um: float, variant: int) -> Library:
-    """All stamps at a spacing."""
+def library(spacing_um: float, variant: int, mimicry: float = 0.0) -> Library:
+    """All stamps at a spacing. `mimicry` brings tumour cells and the large benign ones closer; see `SlideRecipe`."""
     rng = np.random.Generator(np.random.Philox(key=key(0xCE11, variant)))
     style = _Style(
         size=float(rng.uniform(0.94, 1.06)),
-        tumour_um=float(rng.uniform(5.4, 6.8)),
+        tumour_um=float(rng.uniform(5.4, 6.8)) * (1 - 0.22 * mimicry),
         pleomorphism=float(rng.uniform(0.12, 0.22)),
         pale=float(rng.uniform(0.75, 1.4)),
-        nucleolus=float(rng.uniform(0.8, 1.3)),
+        nucleolus=float(rng.uniform(0.8, 1.3)) * (1 - 0.35 * mimicry),
+        mimicry=mimicry,
     )
     pen = _Pencil(spacing_um, rng)
     makers: dict[str, tuple[int, Callable[[int], Stamp]]] = {
@@ -84,6 +85,7 @@ class _Style:
     pleomorphism: float
     pale: float
     nucleolus: float
+    mimicry: float
 
 
 class _Pencil:
@@ -167,7 +169,7 @@ def _plasma(pen: _Pencil, style: _Style) -> Stamp:
 def _medium(pen: _Pencil, style: _Style) -> Stamp:
     """Centroblasts, centrocytes and immunoblasts of germinal centres."""
     rng = pen.rng
-    radius = style.size * rng.uniform(3.3, 5.0)
+    radius = style.size * rng.uniform(3.3, 5.0) * (1 + 0.12 * style.mimicry)
     y, x = pen.canvas(radius + 2.6)
     d = pen.blob(y, x, (radius * rng.uniform(0.65, 1.0), radius), rng.uniform(0, pi), 0.16)
     nucleus, cell = pen.soft(d, 0.45), pen.soft(d + 1.3, 1.2)
@@ -188,16 +190,19 @@ def _histiocyte(pen: _Pencil, style: _Style) -> Stamp:
     turn = rng.uniform(0, pi)
     edge = pen.blob(y, x, (rng.uniform(6.5, 8.5), rng.uniform(7.5, 10.5)), turn, 0.16)
     cell = pen.soft(edge, 1.4)
-    long = rng.uniform(3.4, 4.8)
+    long = rng.uniform(3.4, 4.8) * (1 + 0.22 * style.mimicry)
     dy, dx = rng.uniform(-2.5, 2.5, 2)
     d = pen.blob(y - dy, x - dx, (long * rng.uniform(0.5, 0.75), long), rng.uniform(0, pi), 0.12)
     nucleus = pen.soft(d, 0.45)
     rim = np.exp(-(((d - 0.25) / 0.35) ** 2))
     foam = pen.grain(y.shape, 0.9)
     h = nucleus * (0.62 * style.size + 0.12 * np.clip(pen.grain(y.shape, 0.4), -1.5, 1.5) + 0.45 * rim)
+    if style.mimicry:  # an epithelioid histiocyte: granular chromatin, a small nucleolus, denser cytoplasm
+        h += nucleus * style.mimicry * (0.10 + 0.16 * np.clip(pen.grain(y.shape, 0.4), -1.5, 1.5))
+        h += nucleus * 0.7 * style.mimicry * pen.dot(y, x, 0.55, 0.5 * long)
     membrane = np.exp(-((edge / 0.6) ** 2))
     body = cell * (1 - nucleus)
-    e = body * (0.33 + 0.12 * foam) + 0.16 * membrane + 0.35 * nucleus
+    e = body * (0.33 + 0.22 * style.mimicry + 0.12 * foam) + 0.16 * membrane + 0.35 * nucleus
     return _stamp(1 - np.maximum(nucleus, 0.85 * cell), h + 0.05 * body, e)
 
 
@@ -212,7 +217,7 @@ def _tumour(pen: _Pencil, style: _Style) -> Stamp:
     cell = pen.soft(edge, 1.6)
     rim = np.exp(-(((d - 0.25) / 0.38) ** 2))
     coarse, fine = pen.grain(y.shape, 0.75), pen.grain(y.shape, 0.33)
-    depth = rng.uniform(0.28, 0.62) * style.pale
+    depth = rng.uniform(0.28, 0.62) * style.pale + 0.25 * style.mimicry
     if rng.uniform() < 0.12:
         depth *= 1.9
     h = nucleus * (depth * (0.9 + 0.26 * coarse + 0.34 * fine) + 0.66 * rim)
@@ -222,7 +227,7 @@ def _tumour(pen: _Pencil, style: _Style) -> Stamp:
         h += 0.95 * spot
         e += 0.38 * spot
     body = (cell * (1 - nucleus)).clip(0, 1)
-    tone = rng.uniform(0.48, 0.78)
+    tone = rng.uniform(0.48, 0.78) * (1 - 0.15 * style.mimicry)
     granules = 0.10 * pen.grain(y.shape, 0.4) + 0.07 * pen.grain(y.shape, 1.6)
     membrane = np.exp(-((edge / 0.5) ** 2)) * (1 - nucleus)
     e += body * (tone + granules) + 0.16 * membrane
