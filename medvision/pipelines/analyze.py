@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import UnreadableSourceError
+from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.core.results import Raster
 from medvision.engine.backends import BACKENDS, Runner, prepare
 from medvision.engine.contract import PatchModel
@@ -22,6 +22,7 @@ from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.engine.plan import TilePlan
 from medvision.models import load_model
+from medvision.models.turns import with_turns
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.dense import Agreement, check_dense, compute_dense, plan_dense
@@ -34,6 +35,7 @@ from medvision.pipelines.heatmap import (
     read_overview,
     spacing_of,
     stride_px,
+    units_of,
 )
 from medvision.pipelines.slide_result import (
     SlideFindings,
@@ -74,11 +76,13 @@ def model_for(
     spacing: float | None,
     window: int | None,
     positive: str | None,
+    tta: int = 1,
 ) -> PatchModel:
     """The model of a configuration, loaded once per process."""
-    return load_model(
+    found = load_model(
         model, weights=weights, classes=classes, spacing_um=spacing, window_px=window, positive=positive
     )
+    return with_turns(found) if tta > 1 else found
 
 
 def configured_model(config: AnalyzeConfig) -> PatchModel:
@@ -88,7 +92,13 @@ def configured_model(config: AnalyzeConfig) -> PatchModel:
         UnknownNameError, WeightsError: if it cannot be had; the message says what to pass.
     """
     return model_for(
-        config.model, config.weights, config.classes, config.spacing, config.window, config.positive
+        config.model,
+        config.weights,
+        config.classes,
+        config.spacing,
+        config.window,
+        config.positive,
+        config.tta,
     )
 
 
@@ -111,6 +121,10 @@ def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
         MedvisionError: at once, if the model or the device cannot be had, or the stride or the backend is none.
     """
     model, device = configured_model(config), resolve_device(config.device)
+    if config.tta > 1 and config.dense != "off":
+        raise UsageError(
+            f"--tta {config.tta} turns whole windows, which a dense heatmap has not; use --dense off"
+        )
     check_dense(model, stride_px(model, config.stride), config.dense)
     if config.backend != "auto":
         BACKENDS.check(config.backend)
@@ -312,7 +326,7 @@ class _Analysis:
 
         def run() -> tuple[Raster, RunStats]:
             if self.on_plan is not None:
-                self.on_plan(self.name, len(plan) if dense is None else dense.units)
+                self.on_plan(self.name, units_of(self.model, plan) if dense is None else dense.units)
             if dense is None:
                 return compute_heatmap(self.engine, self.source, plan, runner, saved)
             raster, stats, self.agreement = compute_dense(

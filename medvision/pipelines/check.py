@@ -15,7 +15,7 @@ from medvision.engine.contract import PatchModel
 from medvision.pipelines.analyze import configured_runner
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.dense import plan_dense
-from medvision.pipelines.heatmap import locate_tissue, plan_heatmap, read_overview, spacing_of
+from medvision.pipelines.heatmap import gain_of, locate_tissue, plan_heatmap, read_overview, spacing_of
 from medvision.sources import open_source, read_at
 from medvision.sources.spacing import require_spacing
 from medvision.store.records import Record
@@ -82,7 +82,9 @@ def _check(slide: Path, config: AnalyzeConfig, model: PatchModel, rate: float) -
             spacing_um=spacing.mean,
             tissue_mm2=float(tissue.mask.sum()) * (overview.spacing_um / 1000) ** 2,
             windows=len(plan),
-            seconds=2 * planning + len(plan) * max(1 / rate, reading) / (dense.gain if dense else 1) + 2,
+            seconds=2 * planning
+            + len(plan) * max(1 / rate, reading) / (dense.gain if dense else gain_of(model, plan))
+            + 2,
             disk_bytes=int(_BYTES_PER_RESULT + cells * _BYTES_PER_CELL),
         )
     finally:

@@ -60,6 +60,12 @@ class AnalyzeConfig(Record):
             "only networks without padding, and only the same scores. off: window by window."
         ),
     ] = "off"
+    tta: Annotated[
+        Literal[1, 8],
+        _says(
+            "Average over this many orientations of each window: 8 flips and rotations, at 8 times the cost."
+        ),
+    ] = 1
     # The highest of thousands of windows is judged, so a single window's 0.5 would call most slides positive; 0.9 is
     # what Wang et al. (2016, arXiv:1606.05718) took for lesions.
     threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.9

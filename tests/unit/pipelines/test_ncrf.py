@@ -20,9 +20,9 @@ from medvision.models import load_model
 from medvision.models.catalogue import as_patch_model
 from medvision.models.contract import CellGrid, WeightsContract
 from medvision.models.ncrf import NcrfClassifier, build_ncrf
-from medvision.models.turns import turn, with_turns
+from medvision.models.turns import TurnedNet, turn, with_turns
 from medvision.models.weights import write_weights
-from medvision.pipelines.analyze import analyze_slide, check_config
+from medvision.pipelines.analyze import analyze_slide, check_config, configured_model
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.heatmap import compute_heatmap, gain_of, stride_px, units_of
 from medvision.pipelines.ncrf import LatticePlan, plan_lattice
@@ -254,6 +254,15 @@ def test_a_stride_without_neighbours_on_the_lattice_is_refused(tmp_path: Path) -
     config = AnalyzeConfig(model="ncrf-slim", weights=weights_in(tmp_path), stride=15, device="cpu")
     with pytest.raises(UsageError, match="stride 15"):
         check_config(config)
+
+
+def test_orientations_are_asked_for_by_the_configuration(tmp_path: Path) -> None:
+    config = AnalyzeConfig(model="ncrf-slim", weights=weights_in(tmp_path), tta=8, device="cpu")
+    assert isinstance(configured_model(config).net, TurnedNet)
+    assert configured_model(config) is configured_model(config)
+    assert config.findings_fields()["tta"] == 8
+    with pytest.raises(UsageError, match=r"--tta 8.*--dense off"):
+        check_config(AnalyzeConfig(tta=8, dense="fast", device="cpu"))
 
 
 def test_other_models_are_run_as_ever() -> None:
