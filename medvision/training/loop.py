@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -20,9 +20,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import StoreError, UsageError
+from medvision.training.accelerator import Device, Precision, accelerate
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, as the loss takes them."""
+
+Optimiser = Literal["adamw", "sgd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,8 @@ class LoopSettings:
     clip: float = 1.0
     seed: int = 0
     """Of the network's own randomness (dropout): each step draws from `seed` and its number."""
+    optimiser: Optimiser = "adamw"
+    """Or "sgd", stochastic gradient descent with a momentum of 0.9."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.check_every < 1:
@@ -86,51 +91,68 @@ def fit(
     on_check: Callable[[Check], None] | None = None,
     checkpoint: Path | None = None,
     identity: dict[str, Any] | None = None,
+    *,
+    precision: Precision = "float32",
+    device: Device = "auto",
+    tensorboard: Path | None = None,
 ) -> Fit:
     """Train `net` on `batch(0)`, `batch(1)`, ... with AdamW, a warm-up, a cosine decay and averaged weights.
 
+    On several devices (`torchrun -m medvision train ...`) each process learns from its share of every batch, which
+    must divide evenly, and the gradients are averaged; the first process alone validates and writes.
+
     Args:
         validate: gives a score of a network in evaluation mode, higher is better; the best check's weights are kept.
+            The network takes and gives tensors of the CPU, wherever it runs.
         checkpoint: file for progress, written at every check. If it is there, the run continues after it.
         identity: what the run is of (JSON values). A checkpoint of anything else is refused.
+        precision: of the products; weights and their averages stay float32.
+        device: "auto" takes a GPU where there is one. On the CPU in float32, equal input gives equal weights.
+        tensorboard: folder for TensorBoard's event files of loss, learning rate and score.
 
     Raises:
         StoreError: if the checkpoint belongs to another run.
+        UsageError: if the precision or device is not to be had here, or a batch does not divide evenly.
     """
+    key = _key(identity, settings, precision)
+    place = accelerate(precision, device)
+    net = net.to(place.device)
     averaging = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
     average = AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
     optimiser = torch.optim.AdamW(_groups(net, settings.weight_decay), lr=settings.learning_rate)
-    key = digest_json([identity or {}, {name: getattr(settings, name) for name in settings.__slots__}])
-    state = _restore(checkpoint, key, net, average, optimiser)
+    state = _restore(checkpoint, key, net, average, optimiser, place)
     resumed_at = state.step
+    learner, stepper = place.prepare(net, optimiser)
     running, seen = 0.0, 0
-    while state.step < settings.steps and not _exhausted(state, settings):
-        rate = _rate(state.step, settings)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        net.train()
-        inputs, targets = batch(state.step)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed * 1_000_003 + state.step)
-            value = loss(net(inputs), targets)
-        optimiser.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
-        optimiser.step()
-        average.update_parameters(net)
-        running, seen, state.step = running + float(value.detach()), seen + 1, state.step + 1
-        if state.step % settings.check_every == 0 or state.step == settings.steps:
-            score = None if validate is None else validate(average.module.eval())
-            check = Check(state.step, running / seen, rate, score)
-            running, seen = 0.0, 0
-            _note(state, check, average.module)
-            if on_check is not None:
-                on_check(check)
-            _save(checkpoint, key, state, net, average, optimiser)
+    with _Board(tensorboard if place.is_main_process else None, resumed_at) as board:
+        while state.step < settings.steps and not _exhausted(state, settings):
+            rate = _rate(state.step, settings)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            learner.train()
+            inputs, targets = _share(batch(state.step), place)
+            with _randomness(settings.seed, state.step, place):
+                value = loss(learner(inputs), targets)
+            stepper.zero_grad(set_to_none=True)
+            place.backward(value)
+            place.clip_grad_norm_(learner.parameters(), settings.clip)
+            stepper.step()
+            average.update_parameters(net)
+            running, seen, state.step = running + float(value.detach()), seen + 1, state.step + 1
+            if state.step % settings.check_every == 0 or state.step == settings.steps:
+                score = None if validate is None else _score(validate, average.module, place)
+                check = Check(state.step, running / seen, rate, score)
+                running, seen = 0.0, 0
+                _note(state, check, average.module)
+                board.add(check)
+                if on_check is not None and place.is_main_process:
+                    on_check(check)
+                if place.is_main_process:
+                    _save(checkpoint, key, state, net, average, optimiser, place)
     final = average.module
     if state.best is not None:
         final.load_state_dict(state.best)
-    return Fit(final.eval(), state.checks, state.best_step, resumed_at)
+    return Fit(final.cpu().eval(), state.checks, state.best_step, resumed_at)
 
 
 def write_checks(checks: list[Check], path: Path) -> None:
@@ -141,6 +163,87 @@ def write_checks(checks: list[Check], path: Path) -> None:
         for check in checks:
             score = "" if check.score is None else f"{check.score:.6f}"
             writer.writerow([check.step, f"{check.loss:.6f}", f"{check.learning_rate:.3e}", score])
+
+
+def _optimiser(net: nn.Module, settings: LoopSettings) -> torch.optim.Optimizer:
+    groups = _groups(net, settings.weight_decay)
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def _key(identity: dict[str, Any] | None, settings: LoopSettings, precision: Precision) -> str:
+    """What a checkpoint must be of. Where it runs plays no part: a run may go on elsewhere."""
+    said: list[Any] = [identity or {}, {name: getattr(settings, name) for name in settings.__slots__}]
+    return digest_json(said if precision == "float32" else [*said, precision])
+
+
+def _share(whole: Batch, place: Accelerator) -> Batch:
+    """This process's share of a batch, on its device."""
+    if place.num_processes > 1:
+        if len(whole[1]) % place.num_processes:
+            raise UsageError(
+                f"a batch of {len(whole[1])} does not divide evenly among {place.num_processes} processes"
+            )
+        mine = slice(place.process_index, None, place.num_processes)
+        whole = whole[0][mine], whole[1][mine]
+    inputs, targets = send_to_device(whole, place.device)
+    return inputs, targets
+
+
+@contextmanager
+def _randomness(seed: int, step: int, place: Accelerator) -> Iterator[None]:
+    """The network's own randomness as a function of step and process; the generators are left as they were."""
+    devices = [] if place.device.type == "cpu" else [place.device]
+    with torch.random.fork_rng(devices=devices, device_type=place.device.type):
+        torch.manual_seed((seed * 1_000_003 + step) * place.num_processes + place.process_index)
+        yield
+
+
+def _score(validate: Callable[[nn.Module], float], net: nn.Module, place: Accelerator) -> float:
+    """The validation score, measured once and told to every process, so that all stop at the same step."""
+    told = [0.0]
+    if place.is_main_process:
+        hooks = []
+        if place.device.type != "cpu":
+            hooks.append(net.register_forward_pre_hook(lambda _, given: send_to_device(given, place.device)))
+            hooks.append(net.register_forward_hook(lambda _, __, found: send_to_device(found, "cpu")))
+        told = [validate(net.eval())]
+        for hook in hooks:
+            hook.remove()
+    if place.num_processes > 1:
+        broadcast_object_list(told)
+    return told[0]
+
+
+class _Board:
+    """TensorBoard's event files, where they are wanted. Steps after `resumed_at` of an earlier run are hidden."""
+
+    def __init__(self, folder: Path | None, resumed_at: int) -> None:
+        self.writer: Any = None
+        if folder is not None:
+            from tensorboardX import SummaryWriter
+
+            self.writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
+
+    def __enter__(self) -> _Board:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def add(self, check: Check) -> None:
+        """Write one check."""
+        if self.writer is None:
+            return
+        found = {"loss": check.loss, "learning_rate": check.learning_rate, "score": check.score}
+        for name, value in found.items():
+            if value is not None:
+                self.writer.add_scalar(name, value, check.step)
+        self.writer.flush()
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -180,6 +283,7 @@ def _save(
     net: nn.Module,
     average: AveragedModel,
     optimiser: torch.optim.Optimizer,
+    place: Accelerator,
 ) -> None:
     if path is None:
         return
@@ -193,17 +297,24 @@ def _save(
         "average": average.state_dict(),
         "optimiser": optimiser.state_dict(),
     }
+    if place.scaler is not None:
+        content["scaler"] = place.scaler.state_dict()
     part = path.with_name(path.name + ".part")
     torch.save(content, part)
     os.replace(part, path)  # noqa: PTH105 - the one call that is atomic on every system
 
 
 def _restore(
-    path: Path | None, key: str, net: nn.Module, average: AveragedModel, optimiser: torch.optim.Optimizer
+    path: Path | None,
+    key: str,
+    net: nn.Module,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+    place: Accelerator,
 ) -> _State:
     if path is None or not path.exists():
         return _State()
-    content = torch.load(path, weights_only=True)
+    content = torch.load(path, map_location=place.device, weights_only=True)
     if content.get("key") != key:
         raise StoreError(
             f"{path}: this checkpoint belongs to a run with other data or settings; "
@@ -212,6 +323,8 @@ def _restore(
     net.load_state_dict(content["net"])
     average.load_state_dict(content["average"])
     optimiser.load_state_dict(content["optimiser"])
+    if place.scaler is not None:
+        place.scaler.load_state_dict(content["scaler"])
     checks = [Check(step, loss, rate, score) for step, loss, rate, score in content["checks"]]
     best_score, best_step, best = content["best"]
     return _State(content["step"], checks, best_score, best_step, best)

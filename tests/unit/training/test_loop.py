@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,36 @@ def test_it_repeats_itself_whatever_the_global_generator() -> None:
     torch.manual_seed(99)
     second = fit(net, batch, functional.cross_entropy, SETTINGS)
     assert torch.equal(weights(first.net), weights(second.net))
+
+
+def test_gradient_descent_with_momentum_is_torchs() -> None:
+    """One step at a constant rate, without averaging: weights move by the rate times the (clipped) gradient."""
+    settings = LoopSettings(
+        steps=1, learning_rate=0.1, weight_decay=0, warmup=1, average=0, clip=1e9, optimiser="sgd"
+    )
+    net = nn.Linear(4, 2)
+    inputs, targets = batch(0)
+    value = functional.cross_entropy(net(inputs), targets)
+    (gradient,) = torch.autograd.grad(value, [net.weight])
+    expected = net.weight.detach() - 0.1 * gradient
+    found = fit(net, batch, functional.cross_entropy, settings)
+    assert torch.allclose(found.net.weight, expected, atol=1e-6)  # type: ignore[arg-type]
+
+
+def test_a_resumed_run_by_gradient_descent_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, optimiser="sgd")
+    whole = fit(network(), batch, functional.cross_entropy, settings)
+
+    def interrupted(step: int) -> Batch:
+        if step == 25:
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), interrupted, functional.cross_entropy, settings, checkpoint=tmp_path / "p.pt")
+    resumed = fit(network(), batch, functional.cross_entropy, settings, checkpoint=tmp_path / "p.pt")
+    assert resumed.resumed_at == 20
+    assert torch.equal(weights(whole.net), weights(resumed.net))
 
 
 def test_a_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
