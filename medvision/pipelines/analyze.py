@@ -22,9 +22,10 @@ from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.engine.plan import TilePlan
 from medvision.models import load_model
+from medvision.models.slide_forest import SlideForest, read_slide_forest
 from medvision.models.turns import with_turns
 from medvision.ops.tissue import Tissue
-from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.config import AnalyzeConfig, Scalar
 from medvision.pipelines.dense import Agreement, check_dense, compute_dense, plan_dense
 from medvision.pipelines.device import compute, submit
 from medvision.pipelines.heatmap import (
@@ -39,10 +40,12 @@ from medvision.pipelines.heatmap import (
 )
 from medvision.pipelines.slide_result import (
     SlideFindings,
+    describe_model,
     describe_slide,
     describe_tissue,
     failed_outcome,
     interpret,
+    judge,
     measure_quality,
     write_crops,
     write_pictures,
@@ -54,7 +57,6 @@ from medvision.store.files import make_output, safe_name, safe_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import (
     Label,
-    ModelInfo,
     QcMeasure,
     RunRecord,
     SlideOutcome,
@@ -112,6 +114,24 @@ def check_config(config: AnalyzeConfig) -> PatchModel:
     return configured_model(config)
 
 
+@lru_cache(maxsize=2)
+def _forest_at(path: Path) -> SlideForest:
+    return read_slide_forest(path)
+
+
+def configured_forest(config: AnalyzeConfig) -> SlideForest | None:
+    """The slide model that `config` names, if any, after making sure that it knows the heatmaps to come.
+
+    Raises:
+        MedvisionError: if it cannot be read, or was trained on heatmaps of another model or stride.
+    """
+    if config.slide_model is None:
+        return None
+    forest, model = _forest_at(config.slide_model), configured_model(config)
+    forest.check_heatmap(model.name, model.digest, stride_px(model, config.stride) * spacing_of(model))
+    return forest
+
+
 def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
     """The model of `config` ready to run; made on the device's thread, once whatever the number of slides.
 
@@ -126,6 +146,7 @@ def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
             f"--tta {config.tta} turns whole windows, which a dense heatmap has not; use --dense off"
         )
     check_dense(model, stride_px(model, config.stride), config.dense)
+    configured_forest(config)
     if config.backend != "auto":
         BACKENDS.check(config.backend)
     return submit(str(device), lambda: _runner_for(model, device, config.backend, config.precision))
@@ -283,6 +304,17 @@ class _Analysis:
             seconds=round(time.perf_counter() - self.started, 3),
         )
 
+    @property
+    def forest(self) -> SlideForest | None:
+        """What judges the slide, where that is not its highest neighbourhood."""
+        return configured_forest(self.config)
+
+    @property
+    def fields(self) -> dict[str, Scalar]:
+        """The parameters that change the result."""
+        fields = self.config.findings_fields()
+        return fields if self.forest is None else {**fields, "slide_model": self.forest.digest}
+
     def _spec(self, runner: Runner) -> ResultSpec:
         """Everything that the result depends on."""
         return ResultSpec(
@@ -291,7 +323,7 @@ class _Analysis:
             source=self.source.id,
             model=self.model.digest,
             config={
-                **self.config.findings_fields(),
+                **self.fields,
                 "precision": runner.precision,
                 "backend": runner.backend,
                 "batch_size": self.config.batch_size,
@@ -313,6 +345,8 @@ class _Analysis:
             raster, self.stats = self._heatmap(plan, runner, scratch / "heatmap.npz")
             self._refuse_unread(self.stats)
             findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
+            if self.forest is not None:
+                findings = judge(self.forest, findings, raster, self.model)
         positive = self.model.positive or self.model.classes[-1]
         images, thumbnail_um = write_pictures(overview, tissue, raster, positive, folder)
         result = self._result(overview, tissue, findings, quality, images, thumbnail_um, folder)
@@ -367,17 +401,19 @@ class _Analysis:
         judged = verdict == "done" and probability is not None
         label: Label | None = None
         if judged and probability is not None:
-            label = "positive" if probability >= self.config.threshold else "negative"
-        fields = self.config.findings_fields()
+            limit = self.config.threshold if self.forest is None else self.forest.contract.threshold
+            label = "positive" if probability >= limit else "negative"
+        fields = self.fields
         return SlideResult(
             verdict=verdict,
             reason=reason,
             slide=describe_slide(self.source, self.slide),
-            model=_model_info(self.model),
+            model=describe_model(self.model),
             config=fields,
             config_digest=digest_json(fields),
             software=software_versions(),
             threshold=self.config.threshold,
+            slide_threshold=None if self.forest is None else self.forest.contract.threshold,
             probability=probability,
             score_rule=findings.score_rule if findings else "",
             label=label,
@@ -416,7 +452,7 @@ class _Analysis:
 
 def _command(config: AnalyzeConfig) -> str:
     """The command with every parameter that is not a default; no paths, which may name a patient."""
-    changed = config.model_dump(exclude_defaults=True, exclude={"weights"})
+    changed = config.model_dump(exclude_defaults=True, exclude={"weights", "slide_model"})
     options = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
     return shlex.join(["medvision", "analyze", *options])
 
@@ -427,20 +463,6 @@ def _status(verdict: Verdict, made: bool, stats: RunStats | None) -> Status:
     if not made:
         return "unchanged"
     return "resumed" if stats is not None and stats.resumed else "done"
-
-
-def _model_info(model: PatchModel) -> ModelInfo:
-    return ModelInfo(
-        name=model.name,
-        version=model.version,
-        digest=model.digest,
-        classes=model.classes,
-        positive=model.positive or model.classes[-1],
-        window_px=(model.window[0], model.window[1]),
-        spacing_um=spacing_of(model),
-        calibration=model.calibration,
-        card=model.card,
-    )
 
 
 def _limits(

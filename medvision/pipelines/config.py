@@ -66,6 +66,13 @@ class AnalyzeConfig(Record):
             "Average over this many orientations of each window: 8 flips and rotations, at 8 times the cost."
         ),
     ] = 1
+    slide_model: Annotated[
+        Path | None,
+        _says(
+            "A slide model of `medvision train slide-forest`, which then gives the slide's probability. Default: the "
+            "highest mean over neighbouring cells."
+        ),
+    ] = None
     # The highest of thousands of windows is judged, so a single window's 0.5 would call most slides positive; 0.9 is
     # what Wang et al. (2016, arXiv:1606.05718) took for lesions.
     threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.9
@@ -97,8 +104,11 @@ class AnalyzeConfig(Record):
         return value
 
     def findings_fields(self) -> dict[str, Scalar]:
-        """The parameters that change a result; where and how fast it was computed does not."""
-        how = {"weights", "classes", "device", "precision", "backend", "batch_size", "readers"}
+        """The parameters that change a result; where and how fast it was computed does not.
+
+        What files hold is known by digests, beside these.
+        """
+        how = {"weights", "slide_model", "classes", "device", "precision", "backend", "batch_size", "readers"}
         fields: dict[str, Scalar] = self.model_dump(exclude=how)
         fields["classes"] = None if self.classes is None else ",".join(self.classes)
         return fields

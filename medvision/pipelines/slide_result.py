@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -16,17 +16,27 @@ from medvision.core.geometry import Box
 from medvision.core.results import Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import RunStats
+from medvision.models.slide_forest import SlideForest
 from medvision.ops.components import RegionShape, find_regions, slide_score
+from medvision.ops.heatmap_features import heatmap_features
 from medvision.ops.outlines import Points, Polygon
 from medvision.ops.overlay import cells_to_pixels, colour_table, colourise
 from medvision.ops.quality import assess, blur
 from medvision.ops.tissue import Tissue
-from medvision.pipelines.heatmap import Overview, sample_windows
+from medvision.pipelines.heatmap import Overview, sample_windows, spacing_of
 from medvision.sources.annotations import Annotation, write_geojson
 from medvision.sources.base import Source
 from medvision.sources.resample import read_at
 from medvision.sources.write import write_raster
-from medvision.store.records import HeatmapInfo, QcMeasure, Region, SlideInfo, SlideOutcome, TissueInfo
+from medvision.store.records import (
+    HeatmapInfo,
+    ModelInfo,
+    QcMeasure,
+    Region,
+    SlideInfo,
+    SlideOutcome,
+    TissueInfo,
+)
 
 HEATMAP = "heatmap.ome.tiff"
 GEOJSON = "regions.geojson"
@@ -83,6 +93,21 @@ def describe_slide(source: Source, slide: Path) -> SlideInfo:
     )
 
 
+def describe_model(model: PatchModel) -> ModelInfo:
+    """The model that scores the windows."""
+    return ModelInfo(
+        name=model.name,
+        version=model.version,
+        digest=model.digest,
+        classes=model.classes,
+        positive=model.positive or model.classes[-1],
+        window_px=(model.window[0], model.window[1]),
+        spacing_um=spacing_of(model),
+        calibration=model.calibration,
+        card=model.card,
+    )
+
+
 def describe_tissue(tissue: Tissue, overview: Overview) -> TissueInfo:
     """Area and share of the tissue, with all that made the mask."""
     pixel_mm2 = (overview.spacing_um / 1000) ** 2
@@ -130,6 +155,15 @@ def interpret(
         unread=len(stats.unread),
     )
     return SlideFindings(None if score is None else round(score, 6), rule, regions, heatmap)
+
+
+def judge(forest: SlideForest, findings: SlideFindings, raster: Raster, model: PatchModel) -> SlideFindings:
+    """`findings` with the slide's probability by a slide model instead of the map's highest neighbourhood."""
+    if findings.probability is None:
+        return findings
+    values = raster.channel(model.positive or model.classes[-1])
+    probability = forest.probability(heatmap_features(values, raster.spacing.mean))
+    return replace(findings, probability=round(probability, 6), score_rule=forest.rule)
 
 
 def write_pictures(

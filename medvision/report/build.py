@@ -125,15 +125,15 @@ def _verdict(result: SlideResult) -> Verdict:
     if result.verdict == "done" and result.probability is not None:
         gauge = Gauge(
             probability=min(max(result.probability, 0.0), 1.0),
-            threshold=min(max(result.threshold, 0.0), 1.0),
-            probability_text=text.probability(result.probability, result.threshold),
-            threshold_text=text.probability(result.threshold),
+            threshold=min(max(result.judged_at, 0.0), 1.0),
+            probability_text=text.probability(result.probability, result.judged_at),
+            threshold_text=text.probability(result.judged_at),
         )
     return Verdict(tone, title, explanation, gauge, _figures(result), _statements(result))
 
 
 def _words(result: SlideResult) -> tuple[Tone, str, str]:
-    positive, threshold = _positive(result), text.probability(result.threshold)
+    positive, threshold = _positive(result), text.probability(result.judged_at)
     reason = text.visible(result.reason)
     if result.verdict == "failed":
         return "failed", "Analysis failed", reason or "No reason was recorded."
@@ -163,7 +163,7 @@ def _words(result: SlideResult) -> tuple[Tone, str, str]:
 def _figures(result: SlideResult) -> tuple[Fact, ...]:
     if result.verdict != "done":
         return ()
-    figures = [Fact("Probability", text.probability(result.probability, result.threshold))]
+    figures = [Fact("Probability", text.probability(result.probability, result.judged_at))]
     if result.map == "probability":
         figures.append(Fact("Regions", text.count(len(result.regions))))
     else:

@@ -177,7 +177,7 @@ def _result_row(outcome: SlideOutcome, slide: Path, result: SlideResult) -> Row:
         note=outcome.status if outcome.status in ("unchanged", "resumed") else "",
         picture=_picture(slide, result),
         probability=_probability(result),
-        threshold=result.threshold,
+        threshold=result.judged_at,
         length=_cell(longest if physical else None, text.length_mm),
         regions=Cell(text.count(len(result.regions)), len(result.regions))
         if result.verdict == "done"
@@ -218,7 +218,7 @@ def _cell(value: float | None, shown: Callable[[float], str]) -> Cell:
 
 def _probability(result: SlideResult) -> Cell:
     value = result.probability if result.verdict == "done" else None
-    return _NONE if value is None else Cell(text.probability(value, result.threshold), value)
+    return _NONE if value is None else Cell(text.probability(value, result.judged_at), value)
 
 
 def _flags(result: SlideResult) -> tuple[str, ...]:

@@ -104,6 +104,8 @@ class SlideResult(Record):
     config_digest: str
     software: dict[str, str]
     threshold: float
+    slide_threshold: float | None = None
+    """Probability at which the slide is positive, where that is not the one at which a cell is (`threshold`)."""
     probability: float | None
     score_rule: str
     label: Label | None
@@ -121,6 +123,11 @@ class SlideResult(Record):
     images: dict[str, str] = Field(default_factory=dict)
     """Relative paths of pictures made for the report: `thumbnail`, `overlay_base`, ..."""
     thumbnail_spacing_um: float | None = None
+
+    @property
+    def judged_at(self) -> float:
+        """Probability at which the slide is positive."""
+        return self.threshold if self.slide_threshold is None else self.slide_threshold
 
 
 class RunRecord(Record):
