@@ -86,7 +86,7 @@ class PatchModel:
 
     `window` is in pixels at `spacing`, array order. `net` takes float `(n, channels, *window)` after
     `normalisation` and returns `(n, ...)`. `activation` turns what it returns into outputs: probabilities for
-    `output == "scores"`, one column per entry of `classes`. `digest` is the SHA-256 of the weights and of this
+    `output == "scores"`, one column per entry of `columns`. `digest` is the SHA-256 of the weights and of this
     contract, so that results know what made them. `precisions` are the ones in which the catalogue allows it to run.
     """
 
@@ -108,6 +108,13 @@ class PatchModel:
     """How scores became probabilities, in words for the report."""
     card: str = ""
     """Path-free text of the model card: data, licence, measured performance, intended use."""
+    extras: tuple[str, ...] = ()
+    """Names of columns that follow those of the classes and are no probabilities of a class."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of all columns of the scores."""
+        return (*self.classes, *self.extras)
 
     def prepare(self, batch: torch.Tensor) -> torch.Tensor:
         """Normalise a uint8 batch `(n, *window, channels)`, on the device already, to `(n, channels, *window)`."""

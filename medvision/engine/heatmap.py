@@ -116,7 +116,7 @@ def compute_heatmap(
     engine: PatchEngine, source: Source, plan: TilePlan, runner: Runner, checkpoint: Path | None = None
 ) -> tuple[Raster, RunStats]:
     """Probabilities of every class per cell; NaN where there is no tissue or the window could not be read."""
-    return engine.run(source, plan, runner, RasterSink(plan, runner.model.classes), checkpoint)
+    return engine.run(source, plan, runner, RasterSink(plan, runner.model.columns), checkpoint)
 
 
 def sample_windows(

@@ -1,6 +1,7 @@
-"""Test-time augmentation by the eight flips and rotations of a square window, probabilities averaged.
+"""Test-time augmentation by the flips and rotations of a square window: probabilities averaged, and their spread.
 
-Tissue has no up or down, so a classifier should not care; what it cares all the same averages out.
+Tissue has no up or down, so a classifier should not care; what it cares all the same averages out, and how much it did
+says how far a score can be relied on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from medvision.core.errors import UsageError
 from medvision.engine.contract import ModelOutputs, PatchModel
 
 TURNS = 8
+"""Orientations of a square: four quarter turns, each as it is and flipped."""
+
+SPREAD = "spread"
+"""Name of the column that holds the standard deviation of the positive class's probability over the orientations."""
 
 
 def turn(images: torch.Tensor, which: int) -> torch.Tensor:
@@ -26,11 +31,12 @@ def turn(images: torch.Tensor, which: int) -> torch.Tensor:
 
 
 class TurnedNet(nn.Module):
-    """Raw scores `(n, 8, classes)` of the eight orientations of windows `(n, channels, side, side)`."""
+    """Raw scores `(n, turns, classes)` of the first `turns` orientations of windows `(n, channels, side, side)`."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, turns: int = TURNS) -> None:
         super().__init__()
         self.net = net
+        self.turns = turns
 
     @property
     def stride_px(self) -> int | None:
@@ -40,33 +46,48 @@ class TurnedNet(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """One orientation after the other, so that memory stays that of a batch."""
-        return torch.stack([self.net(turn(windows, which)) for which in range(TURNS)], dim=1)
+        return torch.stack([self.net(turn(windows, which)) for which in range(self.turns)], dim=1)
 
 
 @dataclass(frozen=True, slots=True)
 class MeanOfTurns:
-    """Mean over the orientations of what `each` makes of raw scores `(n, 8, classes)`."""
+    """Mean over the orientations of what `each` makes of raw scores `(n, turns, classes)`, and its spread.
+
+    The spread is the standard deviation, with the number of orientations as divisor, of column `positive`.
+    """
 
     each: Callable[[Any], ModelOutputs]
+    positive: int
 
     def __call__(self, raw: torch.Tensor) -> torch.Tensor:
-        """Probabilities `(n, classes)`."""
+        """Probabilities and spread `(n, classes + 1)`."""
         scores = self.each(raw.flatten(0, 1))
         assert isinstance(scores, torch.Tensor), "a classifier gives one row of scores per window"
-        return scores.reshape(len(raw), TURNS, -1).mean(dim=1)
+        views = scores.reshape(len(raw), raw.shape[1], -1)
+        spread = views[:, :, self.positive].std(dim=1, correction=0, keepdim=True)
+        return torch.cat([views.mean(dim=1), spread], dim=1)
 
 
-def with_turns(model: PatchModel) -> PatchModel:
-    """`model` with its probabilities averaged over the eight orientations of each window.
+def with_turns(model: PatchModel, turns: int = TURNS) -> PatchModel:
+    """`model` with its probabilities averaged over orientations of each window, and a column `SPREAD` after them.
+
+    Args:
+        model: a classifier of square windows.
+        turns: 4 for the quarter turns, 8 for those and their mirror images.
 
     Raises:
-        UsageError: for a model whose windows are not square, or that does not give scores.
+        UsageError: for a model whose windows are not square, or that does not give scores, or another number of turns.
     """
+    if turns not in (4, TURNS):
+        raise UsageError(
+            f"{turns} orientations of a window; 4 (quarter turns) and 8 (flipped too) are possible"
+        )
     if len(model.window) != 2 or model.window[0] != model.window[1] or model.output != "scores":
         raise UsageError(f"model {model.name!r} scores no square windows, so there is nothing to turn")
     return replace(
         model,
-        net=TurnedNet(model.net).eval(),
-        digest=digest_json([model.digest, "turns", TURNS]),
-        activation=MeanOfTurns(model.activation),
+        net=TurnedNet(model.net, turns).eval(),
+        digest=digest_json([model.digest, "turns", turns]),
+        activation=MeanOfTurns(model.activation, model.classes.index(model.positive or model.classes[-1])),
+        extras=(SPREAD,),
     )

@@ -84,7 +84,7 @@ def model_for(
     found = load_model(
         model, weights=weights, classes=classes, spacing_um=spacing, window_px=window, positive=positive
     )
-    return with_turns(found) if tta > 1 else found
+    return with_turns(found, tta) if tta > 1 else found
 
 
 def configured_model(config: AnalyzeConfig) -> PatchModel:
@@ -487,4 +487,6 @@ def _limits(
         cell = findings.heatmap.stride_um
         notes.append(f"Cells with less than {config.minimum_tissue:.0%} tissue were not scored.")
         notes.append(f"Outlines and sizes are exact to one heatmap cell, {cell:g} µm.")
+        if findings.spread is not None:
+            notes.append(findings.spread.sentence(config.tta))
     return tuple(notes)

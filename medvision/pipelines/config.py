@@ -61,9 +61,10 @@ class AnalyzeConfig(Record):
         ),
     ] = "off"
     tta: Annotated[
-        Literal[1, 8],
+        Literal[1, 4, 8],
         _says(
-            "Average over this many orientations of each window: 8 flips and rotations, at 8 times the cost."
+            "Average over this many orientations of each window, 4 quarter turns or 8 with mirror images, at as many "
+            "times the cost; their spread is a second plane of the heatmap and stands in the report."
         ),
     ] = 1
     slide_model: Annotated[

@@ -73,7 +73,8 @@ def lattice_net(model: PatchModel) -> tuple[NcrfClassifier, tuple[int, ...]] | N
     net = model.net
     turns: tuple[int, ...] = (0,)
     if isinstance(net, TurnedNet):
-        net, turns = net.net, tuple(range(TURNS))
+        turns = tuple(range(net.turns))
+        net = net.net
     return (net, turns) if isinstance(net, NcrfClassifier) and net.grid.crf else None
 
 
@@ -140,7 +141,11 @@ def compute_lattice(
     Embeddings live in a file that is mapped into memory, 4 bytes a number: 2 kB a crop for 512 of them. With
     `checkpoint` it lies beside that file, and an interrupted run continues. The figures returned count cells.
     """
+    activation = runner.model.activation
+    # Sums over the orientations: of the probabilities, and of the squares of those whose spread is wanted.
     total = np.zeros((len(plan.cells), len(runner.model.classes)), np.float64)
+    squares = np.zeros((len(plan.cells), 1), np.float64)
+    positive = [activation.positive] if isinstance(activation, MeanOfTurns) else [0]
     resumed, seconds, batch_size = 0, 0.0, engine.settings.batch_size
     with TemporaryDirectory(prefix="medvision-ncrf-") as temporary:
         folder = Path(temporary) if checkpoint is None else checkpoint.parent
@@ -161,8 +166,12 @@ def compute_lattice(
             else:
                 resumed += len(plan.crops)
             total += scores
-    mean = (total / len(plan.turns)).astype(np.float32)
-    raster = _raster(plan.cells, mean, runner.model.classes)
+            squares += scores[:, positive] ** 2
+    mean = total / len(plan.turns)
+    if runner.model.extras:
+        variance = squares / len(plan.turns) - mean[:, positive] ** 2
+        mean = np.concatenate([mean, np.sqrt(np.maximum(variance, 0))], axis=1)
+    raster = _raster(plan.cells, mean.astype(np.float32), runner.model.columns)
     unread = np.flatnonzero(np.isnan(mean).any(axis=1))
     stats = RunStats(
         windows=len(plan.cells),

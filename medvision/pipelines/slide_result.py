@@ -13,10 +13,11 @@ from PIL import Image
 
 from medvision.core.errors import MedvisionError, WindowUnreadableError, is_transient
 from medvision.core.geometry import Box
-from medvision.core.results import Raster
+from medvision.core.results import FloatArray, Raster
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import RunStats
 from medvision.models.slide_forest import SlideForest
+from medvision.models.turns import SPREAD
 from medvision.ops.components import RegionShape, find_regions, slide_score
 from medvision.ops.heatmap_features import heatmap_features
 from medvision.ops.outlines import Points, Polygon
@@ -49,6 +50,21 @@ CROP_PX = 512
 _POSITIVE_COLOUR = (200, 0, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Standard deviation of the scores over orientations of the windows: mean over the read cells, and the largest."""
+
+    mean: float
+    largest: float
+
+    def sentence(self, turns: int) -> str:
+        """What a reader needs to know of it."""
+        return (
+            f"Scores are means over {turns} orientations of each window, whose standard deviation is {self.mean:.3f} "
+            f"on average and {self.largest:.3f} at most; it tells how much the network minds orientation, no more."
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class SlideFindings:
     """What the raster says, in the terms of the record."""
@@ -57,6 +73,7 @@ class SlideFindings:
     score_rule: str
     regions: tuple[Region, ...]
     heatmap: HeatmapInfo
+    spread: Spread | None = None
 
 
 def failed_outcome(slide: Path, name: str, error: Exception, seconds: float) -> SlideOutcome:
@@ -142,7 +159,9 @@ def interpret(
     shapes = [shape for shape in find_regions(probability, threshold, cell_um) if shape.score >= threshold]
     base = source.spacing
     assert base is not None, "the overview has already required a spacing"
-    frame = _Frame((cell_um / base.values[0], cell_um / base.values[1]), source.levels[0].shape, base.values)
+    of_cells = raster.channel(SPREAD) if SPREAD in raster.channels else None
+    scale = (cell_um / base.values[0], cell_um / base.values[1])
+    frame = _Frame(scale, source.levels[0].shape, base.values, of_cells)
     regions = tuple(frame.region(shape) for shape in shapes)
     write_raster(folder / HEATMAP, raster)
     write_geojson(folder / GEOJSON, [part for shape in shapes for part in frame.outlines(shape, positive)])
@@ -154,7 +173,10 @@ def interpret(
         windows=stats.windows,
         unread=len(stats.unread),
     )
-    return SlideFindings(None if score is None else round(score, 6), rule, regions, heatmap)
+    spread = None
+    if of_cells is not None and not np.isnan(of_cells).all():
+        spread = Spread(float(np.nanmean(of_cells)), float(np.nanmax(of_cells)))
+    return SlideFindings(None if score is None else round(score, 6), rule, regions, heatmap, spread)
 
 
 def judge(forest: SlideForest, findings: SlideFindings, raster: Raster, model: PatchModel) -> SlideFindings:
@@ -223,6 +245,12 @@ class _Frame:
     scale: tuple[float, float]
     shape: tuple[int, ...]
     spacing_um: tuple[float, ...]
+    spread: FloatArray | None = None
+    """Of every cell, where it is known."""
+
+    def spread_at(self, cell: tuple[float, float]) -> float | None:
+        """The spread of the cell that holds a position in cells."""
+        return None if self.spread is None else round(float(self.spread[int(cell[0]), int(cell[1])]), 6)
 
     def place(self, cell: tuple[float, float]) -> tuple[float, float]:
         """A position in cells as (row, column) in level-0 pixels."""
@@ -260,6 +288,7 @@ class _Frame:
             max_probability=round(shape.maximum, 6),
             mean_probability=round(shape.mean, 6),
             score=round(shape.score, 6),
+            spread=self.spread_at(shape.peak),
         )
 
     def outlines(self, shape: RegionShape, positive: str) -> list[Annotation]:
@@ -271,6 +300,8 @@ class _Frame:
             "max_probability": round(shape.maximum, 6),
             "score": round(shape.score, 6),
         }
+        if (spread := self.spread_at(shape.peak)) is not None:
+            measurements["spread_at_peak"] = spread
         return [
             Annotation(
                 name=f"region {shape.label}",

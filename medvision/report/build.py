@@ -246,6 +246,8 @@ def _card(region: Region, result: SlideResult, folder: Path) -> RegionCard:
         Fact("Score", text.probability(region.score)),
         Fact("Mean", text.probability(region.mean_probability)),
     ]
+    if region.spread is not None:
+        facts.append(Fact("Spread at peak", text.probability(region.spread)))
     if result.slide.spacing_um is not None:
         facts += [
             Fact("Longest", text.length_mm(region.length_mm)),

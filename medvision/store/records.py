@@ -67,6 +67,8 @@ class Region(Record):
     max_probability: float
     mean_probability: float
     score: float
+    spread: float | None = None
+    """Standard deviation of the probability at the peak over orientations of the window, where several were scored."""
     crop: str | None = None
     crop_spacing_um: float | None = None
     crop_width_um: float | None = None
