@@ -9,12 +9,16 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Literal
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, broadcast_object_list, send_to_device
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -96,10 +100,10 @@ def fit(
     device: Device = "auto",
     tensorboard: Path | None = None,
 ) -> Fit:
-    """Train `net` on `batch(0)`, `batch(1)`, ... with AdamW, a warm-up, a cosine decay and averaged weights.
+    """Train `net` on `batch(0)`, `batch(1)`, ... with a warm-up, a cosine decay and averaged weights.
 
-    On several devices (`torchrun -m medvision train ...`) each process learns from its share of every batch, which
-    must divide evenly, and the gradients are averaged; the first process alone validates and writes.
+    On several devices (`torchrun --nproc-per-node 4 -m medvision.cli train ...`) each process learns from its share of
+    every batch, which must divide evenly, and the gradients are averaged; the first process alone validates.
 
     Args:
         validate: gives a score of a network in evaluation mode, higher is better; the best check's weights are kept.
@@ -119,7 +123,7 @@ def fit(
     net = net.to(place.device)
     averaging = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
     average = AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
-    optimiser = torch.optim.AdamW(_groups(net, settings.weight_decay), lr=settings.learning_rate)
+    optimiser = _optimiser(net, settings)
     state = _restore(checkpoint, key, net, average, optimiser, place)
     resumed_at = state.step
     learner, stepper = place.prepare(net, optimiser)
@@ -152,6 +156,8 @@ def fit(
     final = average.module
     if state.best is not None:
         final.load_state_dict(state.best)
+    if place.num_processes > 1:  # running statistics of norms differ between processes
+        final.load_state_dict(broadcast(final.state_dict()))
     return Fit(final.cpu().eval(), state.checks, state.best_step, resumed_at)
 
 

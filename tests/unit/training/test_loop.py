@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
+import socket
+import struct
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medvision.core.errors import StoreError, UsageError
 from medvision.training.loop import Batch, LoopSettings, fit, write_checks
@@ -150,3 +158,156 @@ def test_the_course_is_written_as_csv(tmp_path: Path) -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(UsageError, match="steps 0"):
         LoopSettings(steps=0)
+
+
+def plainly(net: nn.Module, settings: LoopSettings) -> nn.Module:
+    """The same training, written out with nothing but PyTorch."""
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    free = [p for p in net.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    )
+    for step in range(settings.steps):
+        share = (step - settings.warmup) / (settings.steps - settings.warmup)
+        rate = settings.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+        if step < settings.warmup:
+            rate = settings.learning_rate * (step + 1) / settings.warmup
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        net.train()
+        inputs, targets = batch(step)
+        torch.manual_seed(settings.seed * 1_000_003 + step)
+        optimiser.zero_grad()
+        functional.cross_entropy(net(inputs), targets).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
+        optimiser.step()
+        average.update_parameters(net)
+    return average.module
+
+
+def test_on_the_cpu_in_float32_the_weights_are_those_of_plain_pytorch() -> None:
+    found = fit(network(), batch, functional.cross_entropy, SETTINGS, device="cpu")
+    assert torch.equal(weights(found.net), weights(plainly(network(), SETTINGS)))
+
+
+def test_bfloat16_learns_with_float32_weights_and_resumes_to_the_same(tmp_path: Path) -> None:
+    def trained(draw, checkpoint=None):  # type: ignore[no-untyped-def]
+        loss = functional.cross_entropy
+        return fit(network(), draw, loss, SETTINGS, checkpoint=checkpoint, precision="bfloat16", device="cpu")
+
+    whole = trained(batch)
+    assert {p.dtype for p in whole.net.parameters()} == {torch.float32}
+    assert accuracy(whole.net) > 0.85
+    exact = fit(network(), batch, functional.cross_entropy, SETTINGS, device="cpu")
+    assert not torch.equal(weights(whole.net), weights(exact.net))
+    checkpoint = tmp_path / "progress.pt"
+
+    def interrupted(step: int) -> Batch:
+        if step == 25:
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(interrupted, checkpoint)
+    with pytest.raises(StoreError, match="other data or settings"):
+        fit(network(), batch, functional.cross_entropy, SETTINGS, checkpoint=checkpoint)
+    assert torch.equal(weights(trained(batch, checkpoint).net), weights(whole.net))
+
+
+def test_what_cannot_be_had_is_said() -> None:
+    for arguments, message in (
+        ({"precision": "float8"}, "known: float32, bfloat16, float16"),
+        ({"precision": "float16", "device": "cpu"}, "needs a GPU"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            fit(network(), batch, functional.cross_entropy, SETTINGS, **arguments)  # type: ignore[arg-type]
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="'cuda' is not available"):
+            fit(network(), batch, functional.cross_entropy, SETTINGS, device="cuda")
+
+
+def events(folder: Path) -> list[tuple[int, str, float]]:
+    """(step, name, value) of TensorBoard's record files: length, checksum, message, checksum, again and again."""
+    found = []
+    for path in sorted(folder.glob("events.out.tfevents.*")):
+        content = path.read_bytes()
+        at = 0
+        while at < len(content):
+            (size,) = struct.unpack_from("<Q", content, at)
+            event = Event.FromString(content[at + 12 : at + 12 + size])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            at += 16 + size
+    return found
+
+
+def test_tensorboard_gets_every_check_and_nothing_leaves_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    board = tmp_path / "board"
+    found = fit(network(), batch, functional.cross_entropy, SETTINGS, accuracy, tensorboard=board)
+    written = events(board)
+    assert [step for step, name, _ in written if name == "score"] == [10, 20, 30, 40]
+    losses = [value for _, name, value in written if name == "loss"]
+    assert losses == pytest.approx([check.loss for check in found.checks])
+    assert {name for _, name, _ in written} == {"loss", "learning_rate", "score"}
+
+
+_DISTRIBUTED = """
+
+import os
+import sys
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medvision.training.loop import LoopSettings, fit
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    inputs = torch.randn(int(sys.argv[2]), 4, generator=generator)
+    return inputs, (inputs.sum(dim=1) > 0).long()
+
+
+settings = LoopSettings(steps=12, check_every=4, warmup=2, patience=1)
+scores = iter([0.1, 0.3, 0.2])
+found = fit(net, batch, functional.cross_entropy, settings, lambda net: next(scores), device="cpu")
+torch.save((found.net.state_dict(), found.best_step), f"{sys.argv[1]}/{os.environ.get('RANK', '0')}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(_DISTRIBUTED)
+
+    def started(processes: int, size: int) -> subprocess.CompletedProcess[str]:
+        out = tmp_path / str(processes)
+        out.mkdir(exist_ok=True)
+        script = [str(tmp_path / "train.py"), str(out), str(size)]
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
+        command = [sys.executable, *(launcher if processes > 1 else []), *script]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    for processes in (1, 2):
+        made = started(processes, 16)
+        assert made.returncode == 0, made.stderr
+    one = torch.load(tmp_path / "1" / "0.pt")
+    first, second = (torch.load(tmp_path / "2" / f"{rank}.pt") for rank in (0, 1))
+    assert one[1] == first[1] == second[1] == 8
+    for name, value in first[0].items():
+        assert torch.equal(value, second[0][name])
+        if "running" not in name:  # each process normalises by its half of the batch
+            assert torch.allclose(value.float(), one[0][name].float(), atol=2e-2), name
+    odd = started(2, 15)
+    assert odd.returncode != 0
+    assert "a batch of 15 does not divide evenly among 2 processes" in odd.stderr
