@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medvision.cli.console import console, errors, print_made, table
+
+if TYPE_CHECKING:
+    from medvision.pipelines.classify import ClassifyOutcome
 
 
 def classify(
@@ -32,9 +36,10 @@ def classify(
     out
         Folder for results.json; made when absent.
     model
-        A model of `medvision models`, or a torchvision or timm network.
+        A model of `medvision models`, a torchvision or timm network, or the folder of a trained CNN-LSTM or MIL
+        model, which judges each image as a whole from its patches.
     weights
-        Local weights for that network.
+        Local weights for that network, or for the trunk of a CNN-LSTM or MIL model.
     classes
         Class names, in the order of the network's outputs.
     spacing
@@ -48,23 +53,47 @@ def classify(
     batch_size
         Windows per batch.
     """
-    from medvision.models import load_model
-    from medvision.pipelines.classify import classify_images
+    if (Path(model) / "model.safetensors").is_file() or Path(model).suffix == ".safetensors":
+        from medvision.pipelines.aggregate import prepare_judge
+        from medvision.pipelines.aggregate_config import AggregateConfig
+        from medvision.pipelines.classify_whole import classify_whole
 
-    network = load_model(model, weights=weights, classes=classes, spacing_um=spacing, window_px=window)
-    outcome = classify_images(
-        images, network, out, spacing_um=image_spacing, device=device, batch_size=batch_size
-    )
+        wanted = AggregateConfig(
+            model=Path(model),
+            classes=classes,
+            trunk_weights=weights,
+            spacing=spacing,
+            window=window,
+            device=device,
+            batch_size=batch_size,
+        )
+        judge = prepare_judge(wanted)
+        names = judge.model.contract.classes
+        outcome = classify_whole(images, judge, out, spacing_um=image_spacing)
+    else:
+        from medvision.models import load_model
+        from medvision.pipelines.classify import classify_images
+
+        network = load_model(model, weights=weights, classes=classes, spacing_um=spacing, window_px=window)
+        names = network.classes
+        outcome = classify_images(
+            images, network, out, spacing_um=image_spacing, device=device, batch_size=batch_size
+        )
+    return _show(outcome, names)
+
+
+def _show(outcome: ClassifyOutcome, names: tuple[str, ...]) -> int:
+    """Print what was found; returns the exit status."""
     rows = [
         (
             Path(entry.path).name,
             entry.predicted,
-            *(f"{entry.probabilities[name]:.4f}" for name in network.classes),
+            *(f"{entry.probabilities[name]:.4f}" for name in names),
         )
         for entry in outcome.results[:20]
     ]
     if rows:
-        console.print(table("", ("image", "class", *network.classes), rows))
+        console.print(table("", ("image", "class", *names), rows))
     if len(outcome.results) > len(rows):
         console.print(f"... and {len(outcome.results) - len(rows)} more")
     for failure in outcome.failed:

@@ -148,7 +148,7 @@ def classify_images(
     if model.output != "scores" or model.spacing is None or len(model.window) != 2:
         raise UsageError(f"model {model.name!r} does not score windows of pictures; choose a classifier")
     files = list_images(paths)
-    _refuse_spacing(spacing_um)
+    refuse_image_spacing(spacing_um)
     make_output(out)
     engine = PatchEngine(EngineSettings(device, batch_size, readers), on_windows)
     run = _Run()
@@ -194,7 +194,12 @@ def list_images(paths: Sequence[Path]) -> list[Path]:
     return list(found)
 
 
-def _refuse_spacing(spacing_um: float | None) -> None:
+def refuse_image_spacing(spacing_um: float | None) -> None:
+    """Refuse a spacing that no microscope has.
+
+    Raises:
+        UsageError: naming what usual ones are.
+    """
     if spacing_um is not None and not FINEST_UM <= spacing_um <= COARSEST_UM:
         raise UsageError(
             f"--image-spacing {spacing_um:g} is outside {FINEST_UM:g} to {COARSEST_UM:g} µm/px; "
