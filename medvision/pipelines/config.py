@@ -104,6 +104,12 @@ class AnalyzeConfig(Record):
             return tuple(name for part in value for name in str(part).split(",") if name)
         return value
 
+    @field_validator("tta", mode="before")
+    @classmethod
+    def _whole_number(cls, value: object) -> object:
+        """The command line hands over words, which a choice of numbers does not take by itself."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result; where and how fast it was computed does not.
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from medvision.cli import run
 from medvision.core.errors import UsageError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.models import load_model
@@ -59,6 +60,14 @@ def test_other_numbers_are_refused_and_digests_differ() -> None:
         len({load_model().digest, with_turns(load_model(), 4).digest, with_turns(load_model(), 8).digest})
         == 3
     )
+
+
+def test_the_command_line_takes_the_numbers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    absent = str(tmp_path / "absent.tif")
+    assert run(["analyze", absent, "--out", str(tmp_path / "o"), "--tta", "8"]) == 2
+    assert "no such file" in capfd.readouterr().err  # and not a word about --tta
+    assert run(["analyze", absent, "--out", str(tmp_path / "o"), "--tta", "3"]) == 2
+    assert "--tta 3: input should be 1, 4 or 8" in capfd.readouterr().err
 
 
 def test_the_spread_stands_in_the_raster_the_regions_and_the_report(tmp_path: Path) -> None:
