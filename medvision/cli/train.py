@@ -43,6 +43,11 @@ def patch(*, config: Path, out: Path) -> int:
     return 0
 
 
+app.command(
+    "medvision.cli.train_ncrf:ncrf",
+    name="ncrf",
+    help="Train an NCRF, a patch classifier whose neighbours vote, and its base model.",
+)
 app.command("medvision.cli.train_slides:mil", name="mil", help="Train attention MIL on labelled slides.")
 app.command(
     "medvision.cli.train_slides:cnn_lstm",
