@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from medvision.cli.console import console, print_made
+
+if TYPE_CHECKING:
+    from medvision.training.loop import Check
+    from medvision.training.patch import TrainReport
 
 app = App(
     name="train",
@@ -15,28 +20,58 @@ app = App(
 
 
 @app.command
-def patch(*, config: Path, out: Path) -> int:
-    """Train a patch classifier: cross-validation that keeps slides apart, then the final model with its card.
+def patch(*, config: Path, out: Path, cohort: Path | None = None) -> int:
+    """Train a patch classifier on folders of patches or, where the configuration names a `cohort`, on annotated slides.
 
-    Example: medvision train patch --config configs/train-patch.yaml --out out/camelyon-mini
+    From patches: cross-validation that keeps slides apart, then the final model. From slides: windows drawn by
+    annotation, patients kept out to validate on, rounds of learning from its own false alarms.
+    Example: medvision train patch --config configs/train-cohort-patch.yaml --out out/patch
 
     Parameters
     ----------
     config
-        YAML file of parameters; see configs/train-patch.yaml.
+        YAML file of parameters; see configs/train-patch.yaml and configs/train-cohort-patch.yaml.
     out
         Folder for weights, card, checkpoints and logs; an interrupted training continues there.
+    cohort
+        Manifest of slides, in place of the one that the configuration names.
     """
+    from medvision.core.errors import UsageError
+    from medvision.training.config_file import has_field
+
+    if has_field(config, "cohort"):
+        return _on_slides(config, out, cohort)
+    if cohort is not None:
+        raise UsageError(f"{config}: trains on folders of patches, so --cohort has no meaning")
+    return _on_patches(config, out)
+
+
+def _on_patches(config: Path, out: Path) -> int:
     from medvision.synthetic import synthetic_patches
-    from medvision.training.loop import Check
     from medvision.training.patch import train_patch
     from medvision.training.patch_config import read_config
 
-    def show(run: str, check: Check) -> None:
-        score = "" if check.score is None else f"  score {check.score:.4f}"
-        console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
+    return _print_trained(train_patch(read_config(config), out, synthetic_patches, _show))
 
-    report = train_patch(read_config(config), out, synthetic_patches, show)
+
+def _on_slides(config: Path, out: Path, cohort: Path | None) -> int:
+    from medvision.training.cohort_config import read_cohort_patch_config
+    from medvision.training.cohort_patch import train_cohort_patch
+
+    read = read_cohort_patch_config(config)
+    if cohort is not None:
+        read = read.model_copy(update={"cohort": cohort})
+    return _print_trained(
+        train_cohort_patch(read, out, _show, lambda note: console.print(note, markup=False))
+    )
+
+
+def _show(run: str, check: Check) -> None:
+    score = "" if check.score is None else f"  score {check.score:.4f}"
+    console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
+
+
+def _print_trained(report: TrainReport) -> int:
     console.print(report.summary(), markup=False)
     print_made("weights", report.weights)
     print_made("card", report.card)

@@ -23,6 +23,16 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
+def has_field(path: Path, name: str) -> bool:
+    """Whether a YAML file has a field of that name, by which one kind of training is told from another.
+
+    Raises:
+        UsageError: if the file is absent or not YAML.
+    """
+    content = _load(path)
+    return isinstance(content, dict) and name in content
+
+
 def read_yaml_config(path: Path, model: type[Model]) -> Model:
     """The parameters in a YAML file, as `model`.
 
@@ -30,11 +40,16 @@ def read_yaml_config(path: Path, model: type[Model]) -> Model:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
     try:
-        return model.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return model.model_validate(_load(path))
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise UsageError(f"{path}: {'; '.join(lines)}") from error
+
+
+def _load(path: Path) -> object:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not YAML ({error})") from error
-    except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise UsageError(f"{path}: {'; '.join(lines)}") from error
