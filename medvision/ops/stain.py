@@ -77,34 +77,6 @@ def combine(amounts: npt.NDArray[np.floating], stains: npt.NDArray[np.floating] 
     return _to_pixels(np.asarray(amounts @ _unit(stains), dtype=np.float32))
 
 
-def jitter_hed(images: Image, rng: np.random.Generator, strength: float = 0.05) -> Image:
-    """Colour augmentation: each image's haematoxylin, eosin and residue scaled and shifted at random (Tellez et al.
-    2018).
-
-    Every amount `a` becomes `a * u + v` with `u` uniform in `1 - strength .. 1 + strength` and `v` in `-strength ..
-    strength`, drawn per stain and image. 0.05 is light, 0.2 strong.
-
-    Args:
-        images: uint8 `(rows, columns, 3)` or `(n, rows, columns, 3)`; the result has the same shape.
-        rng: source of randomness; the same state gives the same result.
-        strength: at least 0, below 1.
-    """
-    _check_pixels(images)
-    if not 0 <= strength < 1:
-        raise UsageError(f"strength {strength:g} of the stain jitter lies outside 0..1")
-    batch = images if images.ndim == 4 else images[None]
-    mixing = _unit(HED).astype(np.float64)
-    unmixing = np.linalg.inv(mixing)
-    factors = rng.uniform(1 - strength, 1 + strength, (len(batch), 3))
-    shifts = rng.uniform(-strength, strength, (len(batch), 3))
-    changed = np.empty_like(batch)
-    for index, (pixels, factor, shift) in enumerate(zip(batch, factors, shifts, strict=True)):
-        # unmix, change, mix: one affine map of the densities
-        affine = np.column_stack([(unmixing * factor @ mixing).T, shift @ mixing]).astype(np.float32)
-        changed[index] = _to_pixels(np.asarray(cv2.transform(_DENSITY[pixels], affine), dtype=np.float32))
-    return changed if images.ndim == 4 else changed[0]
-
-
 def fit_normaliser(target: Image, method: Method = "macenko") -> Normaliser:
     """A function that gives images the stain of `target`, by one of three published methods.
 

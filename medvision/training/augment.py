@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from medvision.ops.stain import HED
 from medvision.training.patch_config import AugmentationConfig
-
-_HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
-"""Optical densities of haematoxylin, eosin and a residual in red, green and blue."""
 
 
 def augment(
@@ -100,7 +98,7 @@ def zoom(windows: torch.Tensor, scale: float, generator: torch.Generator) -> tor
 def restain(windows: torch.Tensor, how: AugmentationConfig, generator: torch.Generator) -> torch.Tensor:
     """Vary strength and colour of the stains; turn some windows to a single tinted density."""
     count = len(windows)
-    stains = torch.tensor(_HED)
+    stains = torch.tensor(HED)
     stains = stains / stains.norm(dim=1, keepdim=True)
     density = -torch.log(windows.clamp(1 / 255, 1)).permute(0, 2, 3, 1)
     amounts = density @ torch.linalg.inv(stains)

@@ -25,7 +25,6 @@ from medvision.ops.stain import (
     fit_macenko,
     fit_normaliser,
     fit_vahadane,
-    jitter_hed,
     normalise_macenko,
     normalise_reinhard,
     separate,
@@ -65,35 +64,6 @@ def test_combine_inverts_separate(pixels: Pixels) -> None:
 def test_pure_eosin_is_eosin() -> None:
     amounts = np.array([[[0.0, 0.8, 0.0]]], dtype=np.float32)
     assert separate(combine(amounts))[0, 0] == pytest.approx([0, 0.8, 0], abs=0.02)
-
-
-def test_jitter_of_no_strength_changes_nothing() -> None:
-    images = noise((3, 8, 9, 3))
-    assert (jitter_hed(images, np.random.default_rng(1), 0.0) == images).all()
-
-
-def test_jitter_repeats_with_its_seed_and_differs_between_images() -> None:
-    images = np.repeat(two_stain_image()[None], 2, axis=0)
-    first = jitter_hed(images, np.random.default_rng(5), 0.1)
-    assert (first == jitter_hed(images, np.random.default_rng(5), 0.1)).all()
-    assert (first[0] != first[1]).any()
-    assert (jitter_hed(images[0], np.random.default_rng(5), 0.1)).shape == images[0].shape
-
-
-def test_jitter_scales_and_shifts_the_amounts() -> None:
-    image = two_stain_image()
-    before, after = separate(image), separate(jitter_hed(image, np.random.default_rng(2), 0.1))
-    dull = (image > 20).all(axis=2) & (jitter_hed(image, np.random.default_rng(2), 0.1) < 250).all(axis=2)
-    rng = np.random.default_rng(2)
-    factor, shift = rng.uniform(0.9, 1.1, 3), rng.uniform(-0.1, 0.1, 3)
-    assert np.abs(after - (before * factor + shift))[dull].max() < 0.08
-    assert np.abs(after - (before * factor + shift))[dull].mean() < 0.01
-
-
-@pytest.mark.parametrize("strength", [-0.1, 1.0])
-def test_jitter_refuses_impossible_strengths(strength: float) -> None:
-    with pytest.raises(UsageError, match=f"{strength:g}"):
-        jitter_hed(noise((4, 4, 3)), np.random.default_rng(0), strength)
 
 
 def test_macenko_finds_the_stains_that_made_the_image() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medvision.ops.stain import HED
 from medvision.training import augment as changes
 from medvision.training.patch_config import AugmentationConfig
 
@@ -72,6 +73,23 @@ def test_matching_colours_gives_the_target_s_mean_density(windows: torch.Tensor)
     wanted = -torch.log(windows[4]).mean((1, 2))
     found = -torch.log(matched.clamp(1 / 255, 1)).mean((2, 3))
     assert torch.allclose(found, wanted.expand_as(found), atol=0.08)
+
+
+def test_restaining_scales_and_shifts_the_amounts_of_each_stain(windows: torch.Tensor) -> None:
+    how = AugmentationConfig(stain_scale=0.2, stain_shift=0.05, colour_scale=0, grey=0)
+    stains = torch.tensor(HED) / torch.tensor(HED).norm(dim=1, keepdim=True)
+
+    def amounts(images: torch.Tensor) -> torch.Tensor:
+        return -torch.log(images).permute(0, 2, 3, 1) @ torch.linalg.inv(stains)
+
+    dull = windows.clamp(0.2, 0.6)  # stained everywhere, and nowhere so faint that the change is cut off
+    before, after = amounts(dull), amounts(changes.restain(dull, how, generator()))
+    draws = generator()
+    gain = 1 + 0.2 * (2 * torch.rand((len(dull), 1, 1, 3), generator=draws) - 1)
+    shift = 0.05 * (2 * torch.rand((len(dull), 1, 1, 3), generator=draws) - 1)
+    assert torch.allclose(after, before * gain + shift, atol=1e-4)
+    unchanged = AugmentationConfig(stain_scale=0, stain_shift=0, colour_scale=0, grey=0)
+    assert torch.allclose(changes.restain(dull, unchanged, generator()), dull, atol=1e-5)
 
 
 def test_restaining_leaves_bare_glass_bare() -> None:
