@@ -26,8 +26,13 @@ SPREAD = "spread"
 
 def turn(images: torch.Tensor, which: int) -> torch.Tensor:
     """Images `(..., rows, columns)` turned by `which % 4` quarters, and from 4 on flipped left to right after that."""
-    turned = torch.rot90(images, which % 4, (-2, -1))
-    return turned.flip(-1) if which >= 4 else turned
+    quarters = which % 4
+    # Not torch.rot90, which ONNX does not know: transposed and flipped, it runs on every backend.
+    turned = images.transpose(-2, -1) if quarters % 2 else images
+    axes = [axis for axis, flips in ((-2, quarters in (1, 2)), (-1, quarters in (2, 3))) if flips]
+    if which >= 4:
+        axes = axes[:-1] if axes and axes[-1] == -1 else [*axes, -1]
+    return turned.flip(axes) if axes else turned
 
 
 class TurnedNet(nn.Module):

@@ -45,8 +45,17 @@ def test_mean_and_spread_are_those_of_the_single_orientations(turns: int) -> Non
     assert found[:, 2].max() > 1e-3
 
 
-@pytest.mark.parametrize("backend", ["fused", "eager"])
+@pytest.mark.parametrize("which", range(8))
+def test_turns_are_those_of_torch(which: int) -> None:
+    image = torch.arange(30).reshape(1, 5, 6)
+    expected = torch.rot90(image, which % 4, (-2, -1))
+    assert torch.equal(turn(image, which), expected.flip(-1) if which >= 4 else expected)
+
+
+@pytest.mark.parametrize("backend", ["fused", "eager", "openvino"])
 def test_backends_give_the_same_columns(backend: str) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
     model = with_turns(load_model(), 4)
     runner = PatchEngine(EngineSettings(device="cpu", backend=backend, precision="float32")).prepare(model)
     with torch.inference_mode():
