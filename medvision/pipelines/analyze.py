@@ -48,6 +48,7 @@ from medvision.pipelines.slide_result import (
     judge,
     measure_quality,
     write_crops,
+    write_peaks,
     write_pictures,
 )
 from medvision.report.render import HTML, PDF, write_report
@@ -345,6 +346,8 @@ class _Analysis:
             raster, self.stats = self._heatmap(plan, runner, scratch / "heatmap.npz")
             self._refuse_unread(self.stats)
             findings = interpret(raster, self.stats, self.model, self.source, self.config.threshold, folder)
+            if self.config.detections == "nms":
+                write_peaks(raster, self.model, self.source, folder)
             if self.forest is not None:
                 findings = judge(self.forest, findings, raster, self.model)
         positive = self.model.positive or self.model.classes[-1]

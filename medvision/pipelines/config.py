@@ -77,6 +77,13 @@ class AnalyzeConfig(Record):
     # The highest of thousands of windows is judged, so a single window's 0.5 would call most slides positive; 0.9 is
     # what Wang et al. (2016, arXiv:1606.05718) took for lesions.
     threshold: Annotated[Share, _says("Probability at which a cell, and the slide, is positive.")] = 0.9
+    detections: Annotated[
+        Literal["regions", "nms"],
+        _says(
+            "What detections.csv lists. regions: the peak of each region, with the region's score. nms: single peaks "
+            "above 0.5 that lie about 0.19 mm apart, by non-maximum suppression as NCRF publishes it."
+        ),
+    ] = "regions"
     minimum_tissue: Annotated[Share, _says("Least share of tissue for a cell to be scored.")] = 0.1
     unread_limit: Annotated[
         Share, _says("Share of windows that may be undecodable before the slide fails.")

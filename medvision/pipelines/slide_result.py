@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from medvision.models.slide_forest import SlideForest
 from medvision.models.turns import SPREAD
 from medvision.ops.components import RegionShape, find_regions, slide_score
 from medvision.ops.heatmap_features import heatmap_features
+from medvision.ops.nms import peaks, radius_in_cells
 from medvision.ops.outlines import Points, Polygon
 from medvision.ops.overlay import cells_to_pixels, colour_table, colourise
 from medvision.ops.quality import assess, blur
@@ -157,15 +159,11 @@ def interpret(
     score, rule = slide_score(probability)
     # A region counts by the rule that judges the slide, so that a slide is positive exactly when it has one.
     shapes = [shape for shape in find_regions(probability, threshold, cell_um) if shape.score >= threshold]
-    base = source.spacing
-    assert base is not None, "the overview has already required a spacing"
-    of_cells = raster.channel(SPREAD) if SPREAD in raster.channels else None
-    scale = (cell_um / base.values[0], cell_um / base.values[1])
-    frame = _Frame(scale, source.levels[0].shape, base.values, of_cells)
+    frame = _frame(raster, source)
     regions = tuple(frame.region(shape) for shape in shapes)
     write_raster(folder / HEATMAP, raster)
     write_geojson(folder / GEOJSON, [part for shape in shapes for part in frame.outlines(shape, positive)])
-    _write_detections(folder / DETECTIONS, regions)
+    _write_detections(folder, [(region.score, region.peak) for region in regions])
     heatmap = HeatmapInfo(
         file=HEATMAP,
         stride_um=round(cell_um, 6),
@@ -174,9 +172,27 @@ def interpret(
         unread=len(stats.unread),
     )
     spread = None
+    of_cells = frame.spread
     if of_cells is not None and not np.isnan(of_cells).all():
         spread = Spread(float(np.nanmean(of_cells)), float(np.nanmax(of_cells)))
     return SlideFindings(None if score is None else round(score, 6), rule, regions, heatmap, spread)
+
+
+def _write_detections(folder: Path, found: Iterable[tuple[float, tuple[float, float]]]) -> None:
+    """Probabilities with their level-0 (row, column) in CAMELYON's form: probability, x, y."""
+    with (folder / DETECTIONS).open("w", newline="", encoding="utf-8") as stream:
+        rows = csv.writer(stream, lineterminator="\n")
+        rows.writerow(("probability", "x", "y"))
+        for probability, (row, column) in found:
+            rows.writerow((f"{probability:.6f}", f"{column:.1f}", f"{row:.1f}"))
+
+
+def write_peaks(raster: Raster, model: PatchModel, source: Source, folder: Path) -> None:
+    """Detections by non-maximum suppression, the published radius kept on the glass, in place of the regions' peaks."""
+    frame = _frame(raster, source)
+    probability = raster.channel(model.positive or model.classes[-1])
+    found = peaks(probability, radius_cells=radius_in_cells(raster.spacing.mean))
+    _write_detections(folder, [(peak.probability, frame.place(peak.position)) for peak in found])
 
 
 def judge(forest: SlideForest, findings: SlideFindings, raster: Raster, model: PatchModel) -> SlideFindings:
@@ -236,6 +252,14 @@ def write_crops(source: Source, regions: tuple[Region, ...], folder: Path) -> tu
         update = {"crop": name, "crop_spacing_um": spacing_um, "crop_width_um": side * spacing_um}
         done.append(region.model_copy(update=update))
     return tuple(done)
+
+
+def _frame(raster: Raster, source: Source) -> _Frame:
+    base, cell_um = source.spacing, raster.spacing.mean
+    assert base is not None, "the overview has already required a spacing"
+    of_cells = raster.channel(SPREAD) if SPREAD in raster.channels else None
+    scale = (cell_um / base.values[0], cell_um / base.values[1])
+    return _Frame(scale, source.levels[0].shape, base.values, of_cells)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,13 +338,3 @@ class _Frame:
             )
             for polygon in self.polygons(shape)
         ]
-
-
-def _write_detections(path: Path, regions: tuple[Region, ...]) -> None:
-    """CAMELYON's form: probability and level-0 (x, y), one line per region; without regions the header alone."""
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        rows = csv.writer(stream, lineterminator="\n")
-        rows.writerow(("probability", "x", "y"))
-        for region in regions:
-            row, column = region.peak
-            rows.writerow((f"{region.score:.6f}", f"{column:.1f}", f"{row:.1f}"))

@@ -22,6 +22,7 @@ from medvision.models.contract import CellGrid, WeightsContract
 from medvision.models.ncrf import NcrfClassifier, build_ncrf
 from medvision.models.turns import TurnedNet, turn, with_turns
 from medvision.models.weights import write_weights
+from medvision.ops.nms import peaks, radius_in_cells
 from medvision.pipelines.analyze import analyze_slide, check_config, configured_model
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.heatmap import compute_heatmap, gain_of, stride_px, units_of
@@ -311,3 +312,27 @@ def test_a_slide_is_analysed_as_with_any_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(raster.values[there], expected.values[there], atol=1e-5)
     base = AnalyzeConfig(model="ncrf-slim", weights=weights_in(tmp_path, crf=False), device="cpu")
     assert analyze_slide(slide, tmp_path / "base", base, "s").windows == outcome.windows
+
+
+def test_detections_are_single_peaks_on_request(tmp_path: Path) -> None:
+    slide = write_synthetic_slide(
+        SlideRecipe(seed=5, shape_px=(1100, 1200), metastases="micro"), tmp_path
+    ).slide
+    found: dict[str, list[list[float]]] = {}
+    for how in ("regions", "nms"):
+        chosen = AnalyzeConfig(stride=32, threshold=0.5, device="cpu").model_copy(update={"detections": how})
+        outcome = analyze_slide(slide, tmp_path / how, chosen, "s")
+        assert outcome.status == "done", outcome.reason
+        lines = (tmp_path / how / "s" / "detections.csv").read_text().splitlines()
+        assert lines[0] == "probability,x,y"
+        found[how] = [[float(part) for part in line.split(",")] for line in lines[1:]]
+    raster = read_raster(tmp_path / "nms" / "s" / "heatmap.ome.tiff")
+    scale = raster.spacing.mean / 0.25
+    expected = peaks(raster.channel("tumor"), radius_cells=radius_in_cells(raster.spacing.mean))
+    assert expected
+    np.testing.assert_allclose(
+        found["nms"],
+        [[p.probability, p.position[1] * scale, p.position[0] * scale] for p in expected],
+        atol=0.06,
+    )
+    assert found["nms"] != found["regions"]
