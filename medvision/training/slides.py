@@ -162,6 +162,9 @@ def _train(
         None if on_check is None else partial(on_check, name),
         out / "progress" / f"{slug}.pt",
         {"config": _identity(config), "data": data.digest, "run": name},
+        precision=config.precision,
+        device=config.device,
+        tensorboard=out / "tensorboard" / slug,
     )
     write_checks(fitted.checks, out / "progress" / f"{slug}.csv")
     return fitted
@@ -204,23 +207,21 @@ def _score(
     weights: torch.Tensor,
 ) -> float:
     """Minus the mean loss over whole slides."""
-    place = next(net.parameters()).device
     losses = []
     with torch.inference_mode():
         for k, label in enumerate(data.labels.tolist()):
-            (output,) = net(torch.from_numpy(data.vectors(k))[None].to(place))
-            losses.append(float(of_bag(output, torch.tensor(label, device=place)) * weights[label]))
+            (output,) = net(torch.from_numpy(data.vectors(k))[None])
+            losses.append(float(of_bag(output, torch.tensor(label)) * weights[label]))
     return -float(np.mean(losses))
 
 
 def _predict(contract: AggregatorContract, net: Aggregator, data: SlideSet) -> HeldOut:
-    place = next(net.parameters()).device
     probabilities = design(contract.architecture).probabilities
     found = []
     with torch.inference_mode():
         for k in range(len(data)):
-            (output,) = net(torch.from_numpy(data.vectors(k))[None].to(place))
-            found.append(probabilities(output).double().cpu().numpy())
+            (output,) = net(torch.from_numpy(data.vectors(k))[None])
+            found.append(probabilities(output).double().numpy())
     names = tuple(slide.name for slide in data.slides)
     return HeldOut(names, tuple(data.patients), data.labels, np.stack(found))
 
@@ -256,15 +257,25 @@ def _figures(config: TrainSlidesConfig, held: HeldOut) -> dict[str, Figure]:
     figures = {
         "accuracy": Figure(
             value=float(right.mean()),
-            interval=bootstrap_interval(_mean, right, n=1000, groups=held.patients),
+            interval=_interval(_mean, right, groups=held.patients),
             protocol=protocol,
         )
     }
     if positive.any() and not positive.all():
         scores = held.probabilities[:, -1]
-        interval = bootstrap_interval(roc_auc, positive, scores, n=1000, groups=held.patients)
+        interval = _interval(roc_auc, positive, scores, groups=held.patients)
         figures["auc"] = Figure(value=roc_auc(positive, scores), interval=interval, protocol=protocol)
     return figures
+
+
+def _interval(
+    statistic: Callable[..., float], *arrays: npt.ArrayLike, groups: tuple[str, ...]
+) -> tuple[float, float] | None:
+    """95% bootstrap interval; None for so few slides that resamples often hold one class only."""
+    try:
+        return bootstrap_interval(statistic, *arrays, n=1000, groups=groups)
+    except UsageError:
+        return None
 
 
 def _mean(values: Floats) -> float:
@@ -312,6 +323,7 @@ def _write_report(report: SlidesReport, config: TrainSlidesConfig, data: SlideSe
 def _identity(config: TrainSlidesConfig) -> dict[str, Any]:
     """What of the configuration changes a network; where the data lie does not, their content is digested apart."""
     aside = {"cohort", "features", "licence", "data_statement", "limits", "version", "name", "start", "folds"}
+    aside |= {"precision", "device"}
     fields: dict[str, Any] = config.model_dump(mode="json", exclude=aside)
     fields["start"] = None if config.start is None else digest_file(config.start)
     return fields

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from medvision.models.mil import MilOptions, list_designs
 from medvision.store.features_config import FeaturesConfig
+from medvision.training.accelerator import Device, Precision
 from medvision.training.config_file import Strict
 
 
@@ -51,6 +52,8 @@ class TrainSlidesConfig(Strict):
     check_every: int = Field(25, ge=1, description="Steps between validations and checkpoints.")
     patience: int = Field(6, ge=1, description="Checks without a better validation loss after which to stop.")
     seed: int = 0
+    precision: Precision = "float32"
+    device: Device = "auto"
     start: Path | None = Field(
         None, description="Weights to start from; tensors of the same name and shape are taken."
     )

@@ -210,6 +210,7 @@ def test_one_held_out_part_does_without_folds(data: SlideSet, tmp_path: Path) ->
     assert "one held-out part, which also chose the step" in report.figures["accuracy"].protocol
     assert report.steps <= 60
     assert [path.name for path in (tmp_path / "progress").glob("*.csv")] == ["final.csv"]
+    assert list((tmp_path / "tensorboard" / "final").glob("events.*"))
 
 
 def test_progress_of_another_configuration_is_refused(data: SlideSet, tmp_path: Path) -> None:
