@@ -1,12 +1,12 @@
 """The networks that can be trained or built here, each with its family, paper and licence.
 
-`medvision models` lists them. An entry says what the network is for and which command trains it; the networks
-themselves are in one file each, and nothing heavy is imported for the list.
+`medvision models` lists them. An entry says what the network is for and which command trains it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 
 from medvision.core.registry import Registry
 
@@ -24,3 +24,9 @@ class Architecture:
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("architecture")
+
+
+def list_architectures() -> dict[str, Architecture]:
+    """All of them by name, those of one family together."""
+    import_module("medvision.models.mil")  # which registers its own
+    return dict(sorted(ARCHITECTURES.items(), key=lambda item: item[1].family))
