@@ -28,8 +28,9 @@ from medvision.core.errors import UsageError
 from medvision.engine.contract import ModelOutputs, PatchModel
 from medvision.models.split import NotDenseError, split_classifier
 
-BLOCK_PX = 1664
-"""Longest side of a block. A larger one shares more at its border and takes more memory."""
+BLOCK_PX = 1280
+"""Longest side of a block. A larger one shares more at its border and takes more memory: 1,664 px is 5% to 10% faster
+for a ResNet-18, and its first maps take 70% more."""
 
 HALO_PX = 32
 """Pixels around a block whose features are thrown away where the trunk pads, so that blocks leave hardly a seam."""

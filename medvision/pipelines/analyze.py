@@ -26,7 +26,7 @@ from medvision.models.slide_forest import SlideForest, read_slide_forest
 from medvision.models.turns import with_turns
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig, Scalar
-from medvision.pipelines.dense import Agreement, check_dense, compute_dense, plan_dense
+from medvision.pipelines.dense import Agreement, check_dense, compute_dense, dense_backend, plan_dense
 from medvision.pipelines.device import compute, submit
 from medvision.pipelines.heatmap import (
     Overview,
@@ -150,7 +150,8 @@ def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
     configured_forest(config)
     if config.backend != "auto":
         BACKENDS.check(config.backend)
-    return submit(str(device), lambda: _runner_for(model, device, config.backend, config.precision))
+    backend = config.backend if config.dense == "off" else dense_backend(config.backend)
+    return submit(str(device), lambda: _runner_for(model, device, backend, config.precision))
 
 
 @lru_cache(maxsize=2)

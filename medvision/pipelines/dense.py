@@ -11,7 +11,7 @@ import numpy as np
 
 from medvision.core.errors import UsageError
 from medvision.core.results import FloatArray, Raster
-from medvision.engine.backends import prepare
+from medvision.engine.backends import Runner, prepare
 from medvision.engine.contract import PatchModel
 from medvision.engine.engine import PatchEngine, RunStats
 from medvision.engine.plan import Int64Array, TilePlan, grid
@@ -23,6 +23,9 @@ Dense = Literal["off", "fast", "exact"]
 
 SAMPLE = 64
 """Windows of each slide that are scored both ways."""
+
+_FEW = 8
+"""Of these, windows per batch: a whole batch beside what a block leaves behind would be the peak of the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,19 @@ def check_dense(model: PatchModel, stride: int, mode: Dense) -> DenseView | None
     return view
 
 
+def dense_backend(backend: str) -> str:
+    """The backend that a dense run has where `backend` is asked for: its trunk is folded already, so "auto" is eager.
+
+    Raises:
+        UsageError: for another one: what it gains on windows it was not measured to gain on blocks.
+    """
+    if backend not in ("auto", "eager"):
+        raise UsageError(
+            f"--backend {backend} computes windows, not blocks; pass --backend auto or --dense off"
+        )
+    return "eager"
+
+
 def plan_dense(model: PatchModel, cells: TilePlan, mode: Dense) -> DensePlan | None:
     """Blocks that hold the windows of the grid plan `cells`; None where `mode` is "off" or there are no windows.
 
@@ -132,18 +148,21 @@ def compute_dense(
     budget = engine.settings.batch_size * math.prod(model.window)
     of_blocks = engine.with_batch_size(max(1, budget // math.prod(plan.model.window)))
     sink = BlockSink(plan.blocks, cells, RasterSink(cells, model.classes))
-    # Blocks differ in nothing but size: what a backend gains on windows was not measured on them.
-    runner = prepare(plan.model, engine.device, "eager", engine.settings.precision)
+    backend, precision = dense_backend(engine.settings.backend), engine.settings.precision
+    runner = prepare(plan.model, engine.device, backend, precision)
     raster, stats = of_blocks.run(source, plan.blocks, runner, sink, checkpoint)
+    # Computed alike, so that the comparison shows what the blocks change and nothing else.
+    alone = prepare(model, engine.device, backend, precision)
     unread: list[int] = []
     seconds = stats.seconds
     if stats.unread:
         again = sink.cells_of(np.array(stats.unread))
-        part, of_part = _patch_wise(engine, source, cells, again, model)
+        part, of_part = _patch_wise(engine, source, cells, again, alone)
         raster = replace(raster, values=np.where(part.coverage[..., None], part.values, raster.values))
         unread = [int(again[index]) for index in of_part.unread]
         seconds += of_part.seconds
-    sampled, of_sample = _patch_wise(engine, source, cells, plan.sample, model)
+    by_few = engine.with_batch_size(min(_FEW, engine.settings.batch_size))
+    sampled, of_sample = _patch_wise(by_few, source, cells, plan.sample, alone)
     positive = model.positive or model.classes[-1]
     agreement = compare(raster.channel(positive), sampled.channel(positive), threshold)
     whole = replace(
@@ -174,10 +193,10 @@ def compare(dense: FloatArray, patch_wise: FloatArray, threshold: float) -> Agre
 
 
 def _patch_wise(
-    engine: PatchEngine, source: Source, cells: TilePlan, indices: Int64Array, model: PatchModel
+    engine: PatchEngine, source: Source, cells: TilePlan, indices: Int64Array, runner: Runner
 ) -> tuple[Raster, RunStats]:
     """Some windows of `cells`, one by one."""
     chosen = np.zeros(len(cells), bool)
     chosen[indices] = True
     part = cells.keep(chosen)
-    return engine.run(source, part, model, RasterSink(part, model.classes))
+    return engine.run(source, part, runner, RasterSink(part, runner.model.classes))

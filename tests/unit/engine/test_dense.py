@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,15 @@ from medvision.models import dense, load_model
 from medvision.models.contract import TemperedSoftmax
 from medvision.models.dense import dense_view
 from medvision.models.split import SlidingNorm
-from medvision.pipelines.dense import Dense, DensePlan, check_dense, compare, compute_dense, plan_dense
+from medvision.pipelines.dense import (
+    Dense,
+    DensePlan,
+    check_dense,
+    compare,
+    compute_dense,
+    dense_backend,
+    plan_dense,
+)
 from medvision.sources.array_source import ArraySource
 from medvision.sources.base import Pixels
 
@@ -219,9 +229,28 @@ def test_the_shipped_model_has_a_fast_view_and_no_exact_one() -> None:
     assert dense_view(model).stride == 16
     assert got.coverage.all()
     expected = patch_wise(source, cells, model)
-    assert agreement == compare(got.channel("tumor"), expected.channel("tumor"), 0.5)
+    plainly = compare(got.channel("tumor"), expected.channel("tumor"), 0.5)
+    assert agreement is not None
+    assert plainly is not None
+    # The windows for comparison are computed as the blocks are, the expected ones by the backend that "auto" chose.
+    assert dataclasses.astuple(agreement) == pytest.approx(dataclasses.astuple(plainly), abs=1e-4)
     with pytest.raises(UsageError, match="2 of its layers normalise over the whole window"):
         check_dense(model, 32, "exact")
+
+
+def test_the_head_s_share_is_that_of_torch_s_own_counter() -> None:
+    import torchvision.models as zoo
+    from torch.utils.flop_counter import FlopCounterMode
+
+    view = dense_view(classifier(zoo.vgg11(num_classes=2), 64, 3))
+    pixels = torch.rand(1, 3, 64, 64)
+    counted = []
+    for part in (view.trunk, view.head):
+        with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            pixels = part(pixels)
+        counted.append(counter.get_total_flops())
+    assert counted[1] > 0
+    assert view.head_share == pytest.approx(counted[1] / sum(counted))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
@@ -261,6 +290,12 @@ def test_a_split_network_scores_a_window_as_before() -> None:
 def test_networks_without_maps_are_refused_by_name(net: nn.Module) -> None:
     with pytest.raises(UsageError, match=r"model 'toy' cannot be evaluated densely.*--dense off"):
         check_dense(classifier(net), 8, "fast")
+
+
+def test_a_backend_for_windows_is_refused_for_blocks() -> None:
+    assert dense_backend("auto") == dense_backend("eager") == "eager"
+    with pytest.raises(UsageError, match="--backend openvino computes windows, not blocks"):
+        dense_backend("openvino")
 
 
 def test_a_stride_that_saves_nothing_is_refused_with_others() -> None:
