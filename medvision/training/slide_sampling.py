@@ -47,7 +47,7 @@ class Drawn:
 def split_validation(
     slides: Sequence[CohortSlide], share: float, seed: int
 ) -> tuple[tuple[CohortSlide, ...], tuple[CohortSlide, ...]]:
-    """Slides to learn from and slides to validate on: whole patients, about `share` of them, with both kinds of slide.
+    """Slides to learn from and slides to validate on: whole patients, about `share` of those with and without tumour.
 
     A slide without patient is a patient of its own.
 
@@ -59,9 +59,9 @@ def split_validation(
     theirs = {name: [slide for slide in slides if patient_of(slide) == name] for name in patients}
     with_tumour = [name for name in order if any(has_tumour(slide) for slide in theirs[name])]
     all_normal = [name for name in order if name not in with_tumour]
-    kept = {*with_tumour[:1], *all_normal[:1]}
-    wanted = round(share * len(patients))
-    kept.update([name for name in order if name not in kept][: max(0, wanted - len(kept))])
+    kept = {
+        name for group in (with_tumour, all_normal) for name in group[: max(1, round(share * len(group)))]
+    }
     learn = tuple(slide for slide in slides if patient_of(slide) not in kept)
     validate = tuple(slide for slide in slides if patient_of(slide) in kept)
     if not any(map(has_tumour, learn)) or not any(map(has_tumour, validate)):
