@@ -61,7 +61,7 @@ _COMMANDS = {
         "medvision.cli.lesions:lesions",
         "Lesions scored by two models, from their heatmaps.",
     ),
-    "models": ("medvision.cli.inspect:models", "List the models that can be named."),
+    "models": ("medvision.cli.models:app", "List the models that can be named, show one, measure one."),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),

@@ -1,4 +1,4 @@
-"""`medvision info`, `medvision check`, `medvision models`: look before running."""
+"""`medvision info`, `medvision check`: look before running."""
 
 from __future__ import annotations
 
@@ -88,38 +88,3 @@ def check(
         console.print(f"together about {total:,.0f} s, one slide after the other")
     bad = sum(bool(row.problem) for row in checks)
     return 0 if not bad else (2 if bad == len(checks) else 1)
-
-
-def models(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> int:
-    """List the models that can be named, with their contracts.
-
-    Example: medvision models
-
-    Parameters
-    ----------
-    as_json
-        Print JSON.
-    """
-    from medvision.models import list_models
-
-    if as_json:
-        print(json.dumps([asdict(row) for row in list_models()], indent=2, default=str))
-        return 0
-    columns = ("name", "window", "µm/px", "classes", "AUC", "MB", "licence")
-    shown = [
-        (
-            row.name,
-            f"{row.window_px} px",
-            f"{row.spacing_um:g}",
-            ", ".join(row.classes),
-            "" if row.auc is None else f"{row.auc:.2f}",
-            "local" if row.megabytes is None else f"{row.megabytes:.1f}",
-            row.licence.partition(";")[0],
-        )
-        for row in list_models()
-    ]
-    console.print(table("Models - research use only", columns, shown))
-    console.print()
-    console.print("Any torchvision or timm classifier works with local weights:")
-    console.print("  --model resnet50 --weights FILE --classes normal,tumor --spacing 0.5", soft_wrap=True)
-    return 0

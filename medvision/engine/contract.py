@@ -101,8 +101,9 @@ class PatchModel:
     activation: Callable[[Any], ModelOutputs]
     positive: str | None = None
     precisions: tuple[str, ...] = ("float32",)
-    close: tuple[str, ...] = ("float32",)
-    """Precisions that were measured to give the same answers, on labelled windows: the ones "auto" chooses among."""
+    close: tuple[tuple[str, str], ...] = ()
+    """Backends with precisions that were measured, on labelled windows, to give the answers of eager float32. Among
+    these, and float32 itself, "auto" chooses."""
     version: str = ""
     calibration: str = "uncalibrated"
     """How scores became probabilities, in words for the report."""

@@ -4,9 +4,20 @@ from medvision.models.catalogue import (
     DEFAULT_MODEL,
     MODELS,
     CatalogueEntry,
+    LoadedModel,
     ModelRow,
     list_models,
     load_model,
+    read_model,
 )
 
-__all__ = ["DEFAULT_MODEL", "MODELS", "CatalogueEntry", "ModelRow", "list_models", "load_model"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "MODELS",
+    "CatalogueEntry",
+    "LoadedModel",
+    "ModelRow",
+    "list_models",
+    "load_model",
+    "read_model",
+]

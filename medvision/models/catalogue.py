@@ -157,6 +157,22 @@ def list_models() -> list[ModelRow]:
     return rows
 
 
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model with all that its weights say. `card` is empty where the weights are not the shipped ones."""
+
+    name: str
+    path: Path
+    net: nn.Module
+    contract: WeightsContract
+    card: str
+
+    @property
+    def model(self) -> PatchModel:
+        """The model, ready to run."""
+        return as_patch_model(self.name, self.net, self.contract, self.card)
+
+
 def load_model(
     name: str = DEFAULT_MODEL,
     *,
@@ -182,6 +198,21 @@ def load_model(
         UsageError: if something is missing, with the options to pass, or is not possible.
         WeightsError: if the weights are unsafe, unreadable, or of another network or number of classes.
     """
+    return read_model(
+        name, weights=weights, classes=classes, spacing_um=spacing_um, window_px=window_px, positive=positive
+    ).model
+
+
+def read_model(
+    name: str = DEFAULT_MODEL,
+    *,
+    weights: Path | None = None,
+    classes: Sequence[str] | None = None,
+    spacing_um: float | None = None,
+    window_px: int | None = None,
+    positive: str | None = None,
+) -> LoadedModel:
+    """The network called `name`, with its contract; arguments and errors as those of `load_model`."""
     entry = MODELS[name] if name in MODELS else None  # noqa: SIM401 - `get` would raise our own error
     if entry is None:
         from medvision.models.classifiers.foreign import find
@@ -205,12 +236,12 @@ def load_model(
     contract = _merged(name, found, classes, spacing_um, window, window_px, positive)
     if entry is not None and entry.load is not None:
         net, contract = entry.load(state, contract, path)
-        return as_patch_model(name, net, contract)
+        return LoadedModel(name, path, net, contract, "")
     net = recipe.build(len(contract.classes))
     _check_classes(net, state, contract.classes, path)
     apply_weights(net, state, path)
     card = entry.card if entry is not None and weights is None else ""
-    return as_patch_model(name, net, contract, card)
+    return LoadedModel(name, path, net, contract, card)
 
 
 def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: str = "") -> PatchModel:
@@ -238,7 +269,7 @@ def as_patch_model(name: str, net: nn.Module, contract: WeightsContract, card: s
         activation=activation,
         positive=positive,
         precisions=contract.precisions,
-        close=("float32", *(name for name, found in contract.differences.items() if found.is_close)),
+        close=contract.close,
         version=contract.version,
         calibration=contract.calibration,
         card=card,
@@ -299,8 +330,9 @@ def _merged(
             base["calibration"] = (
                 f"{found.calibration}; used at {spacing_um:g} instead of {found.spacing_um:g} µm/px"
             )
-        if window_px is not None:
-            base["window_px"] = window_px
+            base["differences"] = ()
+        if window_px is not None and window_px != found.window_px:
+            base |= {"window_px": window_px, "differences": ()}
     if classes is not None:
         base["classes"] = tuple(classes)
         base["positive"] = None if found is None or found.positive not in classes else found.positive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_UP, Context
 from itertools import pairwise
 
 import torch
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_TWO_DIGITS = Context(prec=2, rounding=ROUND_UP)
 
 
 class Figure(BaseModel):
@@ -34,18 +36,33 @@ class Figure(BaseModel):
 
 
 class Difference(BaseModel):
-    """How far a precision is from float32 eager on labelled windows: largest change of a probability, of the AUC."""
+    """How far a backend in a precision is from eager float32: largest change of a probability, change of the AUC.
+
+    `probability` and `auc` were measured on labelled `windows`; `heatmap` and `heatmap_mean` are the largest and the
+    mean change over the `cells` of heatmaps, where slides were analysed both ways.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    backend: str
+    precision: str
     probability: float = Field(ge=0)
     auc: float = Field(ge=0)
     windows: int = Field(gt=0)
+    heatmap: float | None = Field(default=None, ge=0)
+    heatmap_mean: float | None = Field(default=None, ge=0)
+    cells: int = Field(default=0, ge=0)
+
+    @field_validator("probability", "auc", "heatmap", "heatmap_mean")
+    @classmethod
+    def _rounded_up(cls, value: float | None) -> float | None:
+        """Two digits, upwards, so that rounding never brings a difference within a bound."""
+        return None if value is None else float(_TWO_DIGITS.create_decimal(repr(value)))
 
     @property
     def is_close(self) -> bool:
-        """Probabilities within 0.01, and the AUC the same to three decimals."""
-        return self.probability <= 0.01 and self.auc < 0.0005
+        """Probabilities and heatmap within 0.01, and the AUC the same to three decimals."""
+        return max(self.probability, self.heatmap or 0.0) <= 0.01 and self.auc < 0.0005
 
 
 class CellGrid(BaseModel):
@@ -101,10 +118,15 @@ class WeightsContract(BaseModel):
     precisions: tuple[str, ...] = ("float32",)
     version: str = ""
     figures: dict[str, Figure] = Field(default_factory=dict)
-    differences: dict[str, Difference] = Field(default_factory=dict)
-    """By precision, where it was measured. Without one a precision runs only when it is asked for."""
+    differences: tuple[Difference, ...] = ()
+    """Of the ways to compute it that were measured. Others than float32 run only when they are asked for."""
     grid: CellGrid | None = None
     """Of an NCRF: its cells."""
+
+    @property
+    def close(self) -> tuple[tuple[str, str], ...]:
+        """Backends with precisions that were measured to give the same answers."""
+        return tuple((found.backend, found.precision) for found in self.differences if found.is_close)
 
     @field_validator("grid")
     @classmethod

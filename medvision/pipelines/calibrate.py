@@ -103,8 +103,13 @@ def calibrate(
     before = measure(labels, probabilities)
     measured = measure(labels, after)
     words = _words(method, data, before, measured, held_out is not None)
+    # How far rounding moves a probability depends on the calibration, so what was measured no longer holds.
     contract = contract.model_copy(
-        update={**_fields(method, contract, labels, probabilities), "calibration": words}
+        update={
+            **_fields(method, contract, labels, probabilities),
+            "calibration": words,
+            "differences": (),
+        }
     )
     make_output(out.parent)
     write_weights(out, state, WeightsContract.model_validate(contract.model_dump()).model_dump(mode="json"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,12 +21,14 @@ from torch.nn import functional
 from medvision.core.digest import digest_json
 from medvision.core.errors import UsageError
 from medvision.metrics.calibration import fit_temperature
+from medvision.models.catalogue import as_patch_model
 from medvision.models.classifiers.slim_resnet import SlimResNet
 from medvision.models.contract import Figure, WeightsContract
 from medvision.models.weights import State, digest_state, write_weights
 from medvision.store.files import atomic_write, make_output
 from medvision.training.augment import augment, match_colours
 from medvision.training.card import render_card
+from medvision.training.difference import WAYS, measure_differences, prepare_ways
 from medvision.training.loop import Batch, Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.patch_config import TrainPatchConfig
 from medvision.training.patch_data import Render, TrainData, check_folds, load_data
@@ -74,12 +76,15 @@ def train_patch(
     out: Path,
     render: Render | None = None,
     on_check: Callable[[str, Check], None] | None = None,
+    ways: Sequence[tuple[str, str]] = WAYS,
 ) -> TrainReport:
     """Train as `config` says and write everything below `out`; an interrupted run continues there.
 
     Args:
         render: makes synthetic windows, where `config.synthetic` asks for some.
         on_check: told the name of the run ("fold tumor_001", "final") and its state at each check.
+        ways: backends with precisions whose difference from eager float32 is measured on the labelled patches, for the
+            contract and the card; those that are not installed are left out.
 
     Raises:
         UsageError: if `out` cannot be written to, data are missing, a file's name lacks its slide, or a fold names an
@@ -107,6 +112,7 @@ def train_patch(
     if data.rendered_test is not None:
         figures["synthetic_auc"] = synthetic_figure(config, final.net, data.rendered_test)
     contract = _contract(config, temperature, predictions is not None, figures)
+    contract = _measured(final.net, contract, data.patches, positive_index(config), ways)
     weights, card = out / "model.safetensors", out / "model-card.md"
     write_weights(weights, final.net.state_dict(), contract.model_dump(mode="json"))
     atomic_write(card, render_card(config, contract, data.patches, final, weights).encode())
@@ -267,6 +273,19 @@ def _contract(
         version=config.version,
         figures=figures,
     )
+
+
+def _measured(
+    net: nn.Module,
+    contract: WeightsContract,
+    patches: PatchSet,
+    positive: int,
+    ways: Sequence[tuple[str, str]],
+) -> WeightsContract:
+    """The contract with how far each way of computing the network is from eager float32."""
+    prepared = prepare_ways(as_patch_model(contract.architecture, net, contract), ways)
+    found = measure_differences(prepared, patches.images, patches.labels == positive)
+    return contract.model_copy(update={"differences": found})
 
 
 def _write_report(report: TrainReport, config: TrainPatchConfig, path: Path) -> None:

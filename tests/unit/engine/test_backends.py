@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import importlib.util
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from medvision.core.errors import UnknownNameError, UsageError
+from medvision.engine import backends, runtimes
 from medvision.engine.backends import BACKENDS, BOUND, prepare
 from medvision.engine.contract import Normalisation, PatchModel, normalise
 from medvision.engine.device import computes_bfloat16
@@ -20,9 +20,7 @@ from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.engine.fold import fold_norms
 from medvision.engine.plan import grid
 from medvision.engine.sinks import RasterSink
-from medvision.models import load_model
 from medvision.sources.array_source import ArraySource
-from medvision.training.difference import measure_difference
 
 CPU = torch.device("cpu")
 EXTRAS = {"openvino": "openvino", "onnxruntime": "onnxruntime"}
@@ -178,9 +176,30 @@ def test_auto_is_the_same_every_time_and_says_what_it_is() -> None:
 
 
 def test_auto_takes_bfloat16_where_it_is_close_and_the_processor_computes_in_it() -> None:
-    model = classifier(lively(Small()), close=("float32", "bfloat16"))
+    model = classifier(lively(Small()), close=(("fused", "bfloat16"), ("openvino", "bfloat16")))
     expected = "bfloat16" if computes_bfloat16(CPU) else "float32"
     assert prepare(model, CPU).precision == expected
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused", "compile", "eager", "onnxruntime"])
+def test_auto_takes_bfloat16_only_of_the_backend_that_was_measured(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backends, "computes_bfloat16", lambda device: True)
+    monkeypatch.setattr(runtimes, "openvino_suits", lambda model, device: True)
+
+    def tried(**changes: object) -> list[tuple[str, str]]:
+        return list(backends._candidates(classifier(Small(), **changes), CPU, backend, "auto"))
+
+    plain = {"auto": [("openvino", "float32"), ("fused", "float32"), ("eager", "float32")]}.get(
+        backend, [(backend, "float32")]
+    )
+    measured = (("fused", "bfloat16"),)
+    rough = {"auto": "fused", "fused": "fused", "compile": "compile"}.get(backend)
+    assert tried(close=measured) == [*([(rough, "bfloat16")] if rough else []), *plain]
+    assert tried() == plain
+    assert tried(close=measured, precisions=("float32",)) == plain
+    assert tried(close=measured, output="vector") == plain
 
 
 def test_auto_leaves_a_network_alone_that_breaks_the_bound() -> None:
@@ -249,21 +268,19 @@ def test_the_engine_says_how_it_computed_and_takes_a_prepared_model(name: str) -
     np.testing.assert_array_equal(given.values, own.values)
 
 
-@pytest.mark.shared
-@pytest.mark.parametrize("name", ["fused", "openvino", "onnxruntime"])
-def test_the_shipped_model_says_the_same_of_real_patches(name: str, shared: Path) -> None:
-    cv2 = pytest.importorskip("cv2")
-    model = load_model()
-    folder = shared / "histology" / "camelyon_patches_didsr" / "sample_patches_256"
-    files = sorted(folder.rglob("*.png"))[::2]
-    side = model.window[::-1]
-    images = [cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB) for file in files]
-    batch = np.stack([cv2.resize(image, side, interpolation=cv2.INTER_AREA) for image in images])
-    positive = np.array([file.parent.name == "tumor" for file in files])
-    found = measure_difference(model, batch, positive, "float32", have(name))
-    assert found.is_close
-    assert found.probability < 1e-4
-    rough = measure_difference(model, batch, positive, "bfloat16", "fused")
-    assert rough.probability < BOUND
-    # Whatever "auto" may choose keeps the AUC too.
-    assert "bfloat16" not in model.close or rough.is_close
+def test_openvino_refuses_a_precision_that_the_processor_would_not_compute_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On processors without AVX-512 the runtime takes the wish and computes in float32."""
+    have("openvino")
+    import openvino
+
+    compiled = openvino.CompiledModel
+    original = compiled.get_property
+    monkeypatch.setattr(
+        compiled,
+        "get_property",
+        lambda self, name: openvino.Type.f32 if "PRECISION" in name else original(self, name),
+    )
+    with pytest.raises(UsageError, match="cannot compute in bfloat16 on this processor"):
+        prepare(classifier(lively(Small())), CPU, "openvino", "bfloat16")

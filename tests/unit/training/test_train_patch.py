@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,13 +16,15 @@ from medvision.core.errors import StoreError, UsageError
 from medvision.metrics.calibration import fit_temperature
 from medvision.metrics.ranking import roc_auc
 from medvision.models import load_model
+from medvision.models.contract import WeightsContract
 from medvision.models.weights import read_weights
 from medvision.training import patch as training
 from medvision.training.loop import Check
-from medvision.training.patch import train_patch
 from medvision.training.patch_config import TrainPatchConfig, read_config
 from medvision.training.patches import PatchSet, batches, cut_region, read_folder, read_region
 
+FUSED = (("fused", "float32"), ("fused", "bfloat16"))
+train_patch = partial(training.train_patch, ways=FUSED[:1])  # the other runtimes take seconds to begin
 SMOKE = Path(__file__).parents[3] / "configs" / "train-patch-smoke.yaml"
 FULL = Path(__file__).parents[3] / "configs" / "train-patch.yaml"
 
@@ -80,7 +83,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         average=0.9,
     )
     seen: list[tuple[str, Check]] = []
-    report = train_patch(config, out, render, lambda name, check: seen.append((name, check)))
+    report = train_patch(config, out, render, lambda name, check: seen.append((name, check)), ways=FUSED)
     assert report.weights == out / "model.safetensors"
     assert {name for name, _ in seen} == {
         "common",
@@ -123,6 +126,21 @@ def test_report_card_and_predictions_agree(trained: Path) -> None:
         for p, r in zip(probabilities, rows, strict=True)
         if abs(p - 0.5) > 1e-4
     )
+
+
+def test_what_rounding_changes_is_measured_on_the_labelled_patches(trained: Path) -> None:
+    contract = WeightsContract.model_validate(read_weights(trained / "model.safetensors")[1])
+    assert [(d.backend, d.precision, d.windows) for d in contract.differences] == [
+        (*way, 240) for way in FUSED
+    ]
+    exact, rough = contract.differences
+    assert exact.is_close
+    assert exact.probability < 1e-4 < rough.probability
+    card = (trained / "model-card.md").read_text()
+    assert f"| fused | bfloat16 | {rough.probability:.2g} | {rough.auc:.2g} |  |  |" in card
+    assert "on 240 labelled windows" in card
+    model = load_model("camelyon-mini", weights=trained / "model.safetensors")
+    assert (("fused", "bfloat16") in model.close) == rough.is_close
 
 
 def test_no_slide_is_on_both_sides_of_a_fold(
