@@ -33,6 +33,16 @@ COMPRESSIONS = {
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 
 
+Empty = Callable[[tuple[int, ...]], Pixels]
+"""Gives a uint8 array of a shape, its values unset."""
+Samples = npt.NDArray[np.uint8 | np.uint16]
+
+
+def fresh(shape: tuple[int, ...]) -> Pixels:
+    """Memory that nothing has used before."""
+    return np.empty(shape, np.uint8)
+
+
 @dataclass(frozen=True, eq=False)
 class SegmentFormat:
     """How the segments (tiles or strips) of one TIFF page are encoded. `tile` is their shape in pixels."""
@@ -76,23 +86,25 @@ class SegmentFormat:
         return b"\xff\xd8" + (adobe if self.samples == 3 else b"") + self.tables[2:-2]
 
 
-def decode_tile(form: SegmentFormat, segments: list[bytes], rows: int) -> Pixels:
+def decode_tile(form: SegmentFormat, segments: list[bytes], rows: int, empty: Empty) -> Pixels:
     """RGB `(rows, tile columns, 3)` of one tile from its segment, or from its segments where samples lie apart.
+
+    `empty` gives the memory to decode into.
 
     Raises what the decoding library raises, or `ValueError` where the data is short or of an unexpected size.
     """
     shape = (rows, form.tile[1])
     decode = _DECODERS.get(form.compression, _plain)
-    planes = [decode(form, data, shape) for data in segments]
+    planes = [decode(form, data, shape, empty) for data in segments]
     return to_rgb(form, planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1))
 
 
-def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8 | np.uint16]:
+def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int], empty: Empty) -> Samples:
     import simplejpeg
 
     colour = "RGB" if form.segment_samples == 3 else "GRAY"
     # The buffer bounds what is allocated, whatever size the JPEG header claims.
-    out = np.empty((*shape, form.segment_samples), np.uint8)
+    out = empty((*shape, form.segment_samples))
     whole = form.jpeg_head + data[2:]
     decoded: npt.NDArray[np.uint8] = simplejpeg.decode_jpeg(
         whole, colour, fastdct=False, fastupsample=False, buffer=out, strict=True
@@ -102,13 +114,14 @@ def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArr
     return decoded
 
 
-def _jpeg2000(form: SegmentFormat, data: bytes, shape: tuple[int, int]) -> npt.NDArray[np.uint8 | np.uint16]:
+def _jpeg2000(form: SegmentFormat, data: bytes, shape: tuple[int, int], empty: Empty) -> Samples:
     import imagecodecs
 
     claimed = jpeg2000_shape(data)
     if claimed != (*shape, form.segment_samples):
         raise ValueError(f"the JPEG 2000 in a tile of {(*shape, form.segment_samples)} is {claimed}")
-    decoded: npt.NDArray[np.uint8] = imagecodecs.jpeg2k_decode(data, numthreads=1)
+    out = empty(claimed if claimed[2] > 1 else claimed[:2])
+    decoded: npt.NDArray[np.uint8] = imagecodecs.jpeg2k_decode(data, numthreads=1, out=out)
     if decoded.dtype != np.uint8:
         raise ValueError(f"the JPEG 2000 in an 8-bit tile is {decoded.dtype}")
     return decoded.reshape(*shape, form.segment_samples)
@@ -125,33 +138,32 @@ def jpeg2000_shape(data: bytes) -> tuple[int, int, int]:
     return lower - upper, right - left, int.from_bytes(data[at + 40 : at + 42], "big")
 
 
-def _plain(
-    form: SegmentFormat, data: bytes | bytearray, shape: tuple[int, int]
-) -> npt.NDArray[np.uint8 | np.uint16]:
+def _plain(form: SegmentFormat, data: bytes, shape: tuple[int, int], empty: Empty) -> Samples:
     import imagecodecs
 
     size = shape[0] * form.row_bytes
+    unpacked: bytes | bytearray = data
     if form.reversed_bits:
-        data = imagecodecs.bitorder_decode(data)
-    if form.compression == LZW:
-        data = imagecodecs.lzw_decode(data, out=size)
-    elif form.compression in (DEFLATE, OLD_DEFLATE):
-        data = imagecodecs.zlib_decode(data, out=size)
-    elif form.compression == PACKBITS:
-        data = imagecodecs.packbits_decode(data, out=size)
-    elif form.compression == ZSTD:
-        data = imagecodecs.zstd_decode(data, out=size)
-    if len(data) < size:
-        raise ValueError(f"a segment holds {len(data)} bytes of {size}")
-    values = _unpack(form, data[:size], shape)
+        unpacked = imagecodecs.bitorder_decode(data)
+    if form.compression != NONE:
+        # libdeflate has the format and the checks of zlib at twice its speed.
+        unpack = {
+            LZW: imagecodecs.lzw_decode,
+            DEFLATE: imagecodecs.deflate_decode,
+            OLD_DEFLATE: imagecodecs.deflate_decode,
+            PACKBITS: imagecodecs.packbits_decode,
+            ZSTD: imagecodecs.zstd_decode,
+        }[form.compression]
+        unpacked = unpack(unpacked, out=empty((size,)).data)
+    if len(unpacked) < size:
+        raise ValueError(f"a segment holds {len(unpacked)} bytes of {size}")
+    values = _unpack(form, unpacked[:size], shape)
     if form.predictor == 2:
-        values = imagecodecs.delta_decode(values, axis=1)
+        values = imagecodecs.delta_decode(values, axis=1, out=values if values.flags.writeable else None)
     return values
 
 
-def _unpack(
-    form: SegmentFormat, data: bytes | bytearray, shape: tuple[int, int]
-) -> npt.NDArray[np.uint8 | np.uint16]:
+def _unpack(form: SegmentFormat, data: bytes | bytearray, shape: tuple[int, int]) -> Samples:
     import imagecodecs
 
     full = (*shape, form.segment_samples)
@@ -164,14 +176,14 @@ def _unpack(
     return np.asarray(values, kind).reshape(full)
 
 
-_DECODERS: dict[int, Callable[[SegmentFormat, bytes, tuple[int, int]], npt.NDArray[np.uint8 | np.uint16]]] = {
+_DECODERS: dict[int, Callable[[SegmentFormat, bytes, tuple[int, int], Empty], Samples]] = {
     JPEG: _jpeg,
     JP2: _jpeg2000,
     APERIO_JP2_RGB: _jpeg2000,
 }
 
 
-def to_rgb(form: SegmentFormat, values: npt.NDArray[np.uint8 | np.uint16]) -> Pixels:
+def to_rgb(form: SegmentFormat, values: Samples) -> Pixels:
     """Stored samples `(rows, columns, samples)` as RGB on white.
 
     Values of n bits become `round(255 * value / max_value)`, where `max_value` is 2**n - 1 or the file's own statement.

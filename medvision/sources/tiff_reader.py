@@ -23,9 +23,10 @@ from medvision.sources.base import READERS, Level, Pixels
 from medvision.sources.faults import DeclinedError, TileMissingError, declining, read_twice
 from medvision.sources.levels import pyramid
 from medvision.sources.shrink import shrink_into
-from medvision.sources.tiff_codec import decode_tile
+from medvision.sources.tiff_codec import Empty, decode_tile, fresh
 from medvision.sources.tiff_tags import Page, parse
 from medvision.sources.tile_cache import TileCache, cache_bytes
+from medvision.sources.tile_memory import MEMORY
 
 # tifffile reports damaged tags through logging; what matters of it arrives as our errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -120,7 +121,7 @@ class TiffSource:
 
     def decode(self, level: int, row: int, column: int) -> Pixels:
         """Fetch and decode one stored tile, past the cache."""
-        return self._decode(self.pages[level], row, column)
+        return self._decode(self.pages[level], row, column, fresh)
 
     def close(self) -> None:
         """Close the file and drop the tiles held."""
@@ -184,27 +185,31 @@ class TiffSource:
     def _tile(self, level: int, i: int, j: int, factor: int) -> Pixels:
         page = self.pages[level]
         if factor == 1:
-            return self.cache.get((level, 1, i, j), lambda: self._decode(page, i, j))
+            return self.cache.get((level, 1, i, j), lambda: self._decode(page, i, j, MEMORY.empty))
         return self.cache.get((level, factor, i, j), lambda: self._shrunk(page, i, j, factor))
 
     def _shrunk(self, page: Page, i: int, j: int, factor: int) -> Pixels:
-        tile = self._decode(page, i, j)
+        tile = self._decode(
+            page, i, j, fresh
+        )  # gone at once, so that the next one finds it still in the CPU's cache
         rows, columns = (n - k * side for n, k, side in zip(page.shape, (i, j), page.form.tile, strict=True))
         if rows < tile.shape[0] or columns < tile.shape[1]:
             tile = tile.copy()  # what lies beyond the image is not what an encoder completed the tile with
             tile[max(rows, 0) :] = self.fill
             tile[:, max(columns, 0) :] = self.fill
-        out = np.empty((tile.shape[0] // factor, tile.shape[1] // factor, 3), np.uint8)
+        out = MEMORY.empty((tile.shape[0] // factor, tile.shape[1] // factor, 3))
         shrink_into(out, tile)
         return out
 
-    def _decode(self, page: Page, i: int, j: int) -> Pixels:
+    def _decode(self, page: Page, i: int, j: int, empty: Empty) -> Pixels:
         form = page.form
         rows = form.tile[0] if page.tiled else min(form.tile[0], page.shape[0] - i * form.tile[0])
         first = i * page.grid[1] + j
         count = page.grid[0] * page.grid[1]
         planes = range(form.samples) if form.planar else range(1)
-        return decode_tile(form, [self._segment(page, first + plane * count) for plane in planes], rows)
+        return decode_tile(
+            form, [self._segment(page, first + plane * count) for plane in planes], rows, empty
+        )
 
     def _segment(self, page: Page, index: int) -> bytes:
         offset, size = int(page.offsets[index]), int(page.sizes[index])

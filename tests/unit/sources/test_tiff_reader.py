@@ -277,10 +277,10 @@ def test_threads_get_the_same_pixels_and_each_tile_is_decoded_once(write_pyramid
     original = type(source)._decode
     lock = threading.Lock()
 
-    def counting(self, page, i, j):
+    def counting(self, page, i, j, empty):
         with lock:
             decoded.append((i, j))
-        return original(self, page, i, j)
+        return original(self, page, i, j, empty)
 
     monkeypatch.setattr(type(source), "_decode", counting)
     source.cache.clear()
