@@ -21,6 +21,7 @@ from medvision.ops.rasterise import Mask, Points, Polygon, contains, rasterise
 from medvision.sources.annotations import camelyon_polygons, read_annotations
 from medvision.sources.base import Source
 from medvision.sources.opening import open_source
+from medvision.sources.write import write_mask
 
 MASKS = frozenset({".tif", ".tiff", ".png", ".bmp"})
 """Endings of mask images; every other annotation holds outlines."""
@@ -65,6 +66,33 @@ def read_area(path: Path | None, shape: tuple[int, int]) -> Area:
     except AnnotationError as error:
         raise AnnotationError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from error
     return Outlines(tuple(positive), tuple(excluded))
+
+
+def write_area(
+    path: Path,
+    area: Area,
+    shape: tuple[int, int],
+    spacing_um: float,
+    *,
+    downsample: int = 1,
+    value: int = 255,
+) -> Path:
+    """Write an annotated area as a mask image, a tiled pyramid of `value` on tumour and 0 elsewhere.
+
+    It is rasterised block by block. A mask of a slide of `shape` level-0 pixels of `spacing_um` may be written coarser,
+    by `downsample`; `read_area` places it on the slide again.
+
+    Raises:
+        UsageError: if shape or spacing cannot mean anything.
+        StoreError: if the file could not be written whole.
+    """
+    rows, columns = (max(1, round(n / downsample)) for n in shape)
+    scale = (shape[0] / rows, shape[1] / columns)
+
+    def read(box: Box) -> npt.NDArray[np.uint8]:
+        return area.mask(box, scale).astype(np.uint8) * np.uint8(value)
+
+    return write_mask(path, (rows, columns), read, spacing_um * downsample)
 
 
 @dataclass(frozen=True, eq=False)

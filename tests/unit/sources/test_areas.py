@@ -12,7 +12,7 @@ import shapely
 from medvision.core.errors import AnnotationError
 from medvision.core.geometry import Box
 from medvision.sources.annotations import Annotation, write_asap, write_geojson
-from medvision.sources.areas import MaskImage, Outlines, read_area, tumour_values
+from medvision.sources.areas import MaskImage, Outlines, read_area, tumour_values, write_area
 from medvision.sources.write import write_mask
 
 SHAPE = (600, 900)
@@ -72,6 +72,15 @@ def test_a_mask_of_half_the_size_of_the_slide_is_placed_on_it(whole, tmp_path: P
     area.close()
     with pytest.raises(AnnotationError, match="not of one shape"):
         read_area(tmp_path / "m.tif", (600, 300))
+
+
+def test_an_area_is_written_as_a_mask_and_read_back(outlines: Outlines, whole, tmp_path: Path) -> None:
+    for downsample in (1, 4):
+        path = write_area(tmp_path / f"m{downsample}.tif", outlines, SHAPE, 0.5, downsample=downsample)
+        again = read_area(path, SHAPE)
+        wrong = again.mask(Box((0, 0), SHAPE)) != whole
+        assert wrong.mean() == 0 if downsample == 1 else wrong.mean() < 0.02
+        again.close()
 
 
 def test_a_large_mask_is_read_in_parts(whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
