@@ -230,6 +230,7 @@ class _Judging:
         return {
             "aggregator": self.judge.model.contract.architecture,
             "trunk": source.trunk,
+            "trunk_digest": source.digest,
             "stride": source.stride_px,
             "minimum_tissue": source.minimum_tissue,
             "threshold": self.judge.threshold,

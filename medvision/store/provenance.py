@@ -29,6 +29,8 @@ LIBRARIES = (
     "timm",
     "monai",
     "scikit-learn",
+    "zarr",
+    "pyarrow",
     "matplotlib",
     "typst",
 )

@@ -13,7 +13,7 @@ import torchvision
 from PIL import Image
 
 from medvision.cli import run
-from medvision.sources.write import read_raster
+from medvision.sources.write import read_raster, write_slide
 from medvision.store.features import read_features
 from medvision.store.records import SlideResult
 
@@ -187,6 +187,17 @@ def test_other_features_than_it_was_trained_on_are_refused(
     files = ["--cohort", str(cohort), "--out", str(tmp_path), "--model", str(mil)]
     assert run(["aggregate", *files, "--spacing", "1.0"]) == 2
     assert "was trained on other features" in capsys.readouterr().err
+
+
+def test_a_slide_without_tissue_is_judged_by_nobody(mil: Path, tmp_path: Path) -> None:
+    blank = np.full((600, 700, 3), 245, np.uint8)
+    slide = write_slide(tmp_path / "blank.tif", (600, 700), lambda box: blank[box.slices()], 0.5)
+    out = tmp_path / "out"
+    assert run(["aggregate", str(slide), "--model", str(mil), "--out", str(out)]) == 0
+    result = SlideResult.model_validate_json((out / "blank" / "result.json").read_bytes())
+    assert (result.verdict, result.probability, result.label) == ("no tissue", None, None)
+    assert len(read_features(out / "features" / "blank")) == 0
+    assert (out / "predictions.csv").read_text() == "slide,label,normal,tumor\n"
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,8 @@ HEAVY = {
     "skimage",
     "sklearn",
     "matplotlib",
+    "zarr",
+    "pyarrow",
 }
 
 
@@ -49,7 +51,9 @@ def test_importing_the_package_is_free() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["analyze"], ["check"], ["info"], ["demo"]], ids=lambda c: " ".join(c) or "none"
+    "command",
+    [[], ["analyze"], ["check"], ["info"], ["demo"], ["features"], ["aggregate"], ["train", "mil"]],
+    ids=lambda c: " ".join(c) or "none",
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     loaded = loaded_after(f"from medvision.cli import run\nrun({[*command, '--help']!r})")
