@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import nn
@@ -53,8 +54,25 @@ class Runner:
 
     def __call__(self, batch: torch.Tensor) -> ModelOutputs:
         """Outputs `(n, ...)` in float32, or one dictionary per window."""
-        raw = self.raw(batch.to(self.device, non_blocking=True))
+        raw = self.raw(_moved(batch, self.device))
         return self.model.activation(raw.float() if isinstance(raw, torch.Tensor) else raw)
+
+
+def _moved(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The batch on the device. From pinned memory it is copied to a GPU while that computes the batch before."""
+    if device.type != "cuda" or not batch.is_pinned():
+        return batch.to(device)
+    copying, computing = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copying):
+        moved = batch.to(device, non_blocking=True)
+    computing.wait_stream(copying)
+    moved.record_stream(computing)
+    return moved
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def prepare(
