@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,6 +29,7 @@ from medvision.core.geometry import Box
 from medvision.sources.base import Pixels, Source
 from medvision.sources.shrink import shrink_into
 from medvision.sources.spacing import require_spacing
+from medvision.sources.tile_memory import MEMORY
 
 TOLERANCE = 0.01
 """Largest relative difference between a wanted pixel and whole native ones that is served without blending."""
@@ -252,31 +253,58 @@ def _mean_of_area(source: Source, level: int, factors: tuple[float, float], out:
     if max(factors) > _MOST_TAPS:
         _mean_of_large_area(source, level, factors, out, box)
         return
-    edges = [np.arange(box.start[axis], box.stop[axis] + 1) * factors[axis] for axis in (0, 1)]
-    start = tuple(math.floor(e[0]) for e in edges)
-    stop = tuple(math.ceil(e[-1]) for e in edges)
+    shares = [_shares(box.start[axis], box.stop[axis], factors[axis]) for axis in (0, 1)]
+    start = tuple(first for first, _ in shares)
+    stop = tuple(first + matrix.shape[1] for first, matrix in shares)
     native = source.read(Box(start, stop), level)
-    # Rows are gathered at the speed of a copy, single pixels are not: hence the turn before the second axis.
-    rows = _shares(native, edges[0] - start[0])
-    columns = _shares(cv2.transpose(rows), edges[1] - start[1])
-    out[:] = np.clip(np.rint(cv2.transpose(columns)), 0, 255)
+    # Rows are weighted at the speed of a copy, single pixels are not: hence the turn before the second axis.
+    rows = _product(shares[0][1], _as_float(native))
+    turned = cv2.transpose(rows, dst=_float_array((rows.shape[1], rows.shape[0], 3)))
+    columns = _product(shares[1][1], np.asarray(turned, np.float32))
+    upright = cv2.transpose(columns, dst=_float_array((columns.shape[1], columns.shape[0], 3)))
+    made = cv2.convertScaleAbs(upright, dst=out)  # rounds to the nearest, and to even between two
+    if made is not out:  # a layout that OpenCV does not write to
+        out[:] = made
 
 
-def _shares(values: npt.NDArray[Any], edges: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Means of `values` (n, m, 3) along its first axis between consecutive `edges`."""
-    lower, upper = edges[:-1], edges[1:]
-    first = np.floor(lower).astype(np.int64)
-    flat = values.reshape(len(values), -1).astype(np.float32, copy=False)
-    means = np.zeros((len(first), flat.shape[1]), np.float32)
-    part = np.empty_like(means)
-    for tap in range(int((np.ceil(upper) - first).max(initial=1))):
-        at = first + tap
-        covered = np.clip(np.minimum(upper, at + 1) - np.maximum(lower, at), 0, None)
-        share = (covered / (upper - lower)).astype(np.float32)
-        np.take(flat, np.minimum(at, len(flat) - 1), axis=0, out=part, mode="clip")
-        part *= share[:, None]
-        means += part
-    return means.reshape(len(first), *values.shape[1:])
+@lru_cache(maxsize=256)
+def _shares(start: int, stop: int, factor: float) -> tuple[int, Any]:
+    """How much each native pixel adds to each wanted one of `start..stop`: a sparse matrix (wanted, native).
+
+    With it, the first native pixel. Neighbouring windows share their rows or columns, hence the cache.
+    """
+    from scipy.sparse import csr_array  # a quarter of a second to load, and needed for few spacings
+
+    edges = np.arange(start, stop + 1) * factor
+    first, last = math.floor(edges[0]), math.ceil(edges[-1])
+    edges -= first
+    lower, upper = edges[:-1, None], edges[1:, None]
+    at = np.floor(lower) + np.arange(int((np.ceil(upper) - np.floor(lower)).max(initial=1)))
+    covered = np.clip(np.minimum(upper, at + 1) - np.maximum(lower, at), 0, None)
+    met = covered > 0
+    ends = np.concatenate([[0], met.sum(axis=1).cumsum()]).astype(np.int32)
+    values = (covered / (upper - lower))[met].astype(np.float32)
+    return first, csr_array((values, at[met].astype(np.int32), ends), shape=(stop - start, last - first))
+
+
+def _product(shares: Any, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Means of `values` (n, m, 3) along its first axis.
+
+    A sparse product adds the few values of each in their order, whatever else is computed with it, so that a pixel does
+    not depend on its window. It releases the interpreter lock.
+    """
+    means: npt.NDArray[np.float32] = shares @ values.reshape(len(values), -1)
+    return means.reshape(len(means), *values.shape[1:])
+
+
+def _as_float(pixels: Pixels) -> npt.NDArray[np.float32]:
+    values = _float_array(pixels.shape)
+    np.copyto(values, pixels)
+    return values
+
+
+def _float_array(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    return MEMORY.empty((*shape, 4)).reshape(-1).view(np.float32).reshape(shape)
 
 
 def _mean_of_large_area(

@@ -1,4 +1,4 @@
-"""Memory for decoded tiles, used again from tile to tile and from slide to slide.
+"""Memory for decoded tiles and what is made of them, used again from tile to tile and from slide to slide.
 
 A page of memory touched for the first time must be cleared by the system, which can take a quarter of the time of
 decoding into it. So what a dropped tile leaves is kept for the next one.

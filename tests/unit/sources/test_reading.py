@@ -174,3 +174,25 @@ def test_the_two_means_over_areas_are_the_same(write_pyramid, picture, spacing, 
             assert (few != many).mean() < 0.01
     finally:
         source.close()
+
+
+@pytest.mark.parametrize("spacing", [0.5147, 0.7, 1.03, 3.9])
+def test_a_mean_over_an_area_is_exact_and_its_windows_own(write_pyramid, picture, spacing):
+    """Against the definition in double precision; and a part of a read has the pixels of the part read alone."""
+    source = open_source(write_pyramid([picture[:437, :611]], compression="deflate"))
+    try:
+        factor = spacing / 0.5
+        box = Box((3, 5), (int(430 / factor), int(600 / factor)))
+        shares = []
+        for start, stop, size in zip(box.start, box.stop, (437, 611), strict=True):
+            edges = np.arange(start, stop + 1)[:, None] * factor
+            covered = np.minimum(edges[1:], np.arange(1, size + 1)) - np.maximum(edges[:-1], np.arange(size))
+            shares.append(np.clip(covered, 0, None) / factor)
+        native = source.read(Box((0, 0), (437, 611))).astype(float)
+        wanted = np.einsum("ip,jq,pqc->ijc", *shares, native, optimize=True)
+        found = read_at(source, box, spacing)
+        assert np.abs(found - wanted).max() <= 0.5 + 1e-3
+        part = Box((box.start[0] + 11, box.start[1] + 7), (box.stop[0] - 4, box.stop[1] - 9))
+        np.testing.assert_array_equal(read_at(source, part, spacing), found[11:-4, 7:-9])
+    finally:
+        source.close()
