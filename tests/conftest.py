@@ -16,3 +16,14 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared real data, and {folder} is absent (set MEDVISION_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smoke_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the smoke cohort, drawn once: seven slides of some 1,400 px with their truth and `cohort.csv`."""
+    from medvision.cli import run
+
+    out = tmp_path_factory.mktemp("cohort")
+    config = Path(__file__).resolve().parents[1] / "configs" / "cohort-smoke.yaml"
+    assert run(["synthesize", "cohort", "--config", str(config), "--out", str(out), "--workers", "1"]) == 0
+    return out

@@ -18,12 +18,9 @@ from medvision.store.cohort import read_cohort
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("cohort")
-    config = str(CONFIGS / "cohort-smoke.yaml")
-    assert run(["synthesize", "cohort", "--config", config, "--out", str(out), "--workers", "1"]) == 0
-    return out
+@pytest.fixture
+def cohort(smoke_cohort: Path) -> Path:
+    return smoke_cohort
 
 
 def test_a_cohort_is_drawn_learnt_from_analysed_and_scored(

@@ -21,22 +21,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cohort")
-    assert (
-        run(
-            [
-                "synthesize",
-                "cohort",
-                "--config",
-                str(ROOT / "configs/cohort-smoke.yaml"),
-                "--out",
-                str(folder),
-            ]
-        )
-        == 0
-    )
-    return folder / "cohort.csv"
+def cohort(smoke_cohort: Path) -> Path:
+    return smoke_cohort / "cohort.csv"
 
 
 @pytest.fixture(scope="module")
