@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO ?= demo
+PEERS ?= .venv-peers
+PEERS_ARGS ?=
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
@@ -16,10 +18,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all lint format docs bench install clean
+.PHONY: help demo test test-all lint format docs bench bench-peers install clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 demo: $(STAMP) ## make four slides, analyse them, and print where the reports are
 	$(BIN)/medvision demo --out $(DEMO)
@@ -49,6 +51,10 @@ docs: $(STAMP) ## build the documentation into site/; a warning is an error
 bench: $(STAMP) ## measure start-up, speed and memory, as in docs/results.md
 	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
 	$(BIN)/medvision benchmark
+
+bench-peers: $(STAMP) ## beside other tools from PyPI, in environments of their own: 8 GB, up to an hour
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt openvino
+	$(BIN)/python tests/benchmarks/peers/compare.py --environments $(PEERS) $(PEERS_ARGS)
 
 install: $(STAMP) ## make .venv and nothing else
 
