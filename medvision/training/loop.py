@@ -128,7 +128,10 @@ def fit(
     resumed_at = state.step
     learner, stepper = place.prepare(net, optimiser)
     running, seen = 0.0, 0
-    with _Board(tensorboard if place.is_main_process else None, resumed_at) as board:
+    board_folder = tensorboard if place.is_main_process else None
+    # Of cuDNN's algorithms only those that repeat themselves, and no float32 product in fewer bits.
+    repeatable = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    with repeatable, _Board(board_folder, resumed_at) as board:
         while state.step < settings.steps and not _exhausted(state, settings):
             rate = _rate(state.step, settings)
             for group in optimiser.param_groups:
@@ -153,12 +156,7 @@ def fit(
                     on_check(check)
                 if place.is_main_process:
                     _save(checkpoint, key, state, net, average, optimiser, place)
-    final = average.module
-    if state.best is not None:
-        final.load_state_dict(state.best)
-    if place.num_processes > 1:  # running statistics of norms differ between processes
-        final.load_state_dict(broadcast(final.state_dict()))
-    return Fit(final.cpu().eval(), state.checks, state.best_step, resumed_at)
+    return Fit(_kept(average.module, state, place), state.checks, state.best_step, resumed_at)
 
 
 def write_checks(checks: list[Check], path: Path) -> None:
@@ -220,6 +218,15 @@ def _score(validate: Callable[[nn.Module], float], net: nn.Module, place: Accele
     if place.num_processes > 1:
         broadcast_object_list(told)
     return told[0]
+
+
+def _kept(net: nn.Module, state: _State, place: Accelerator) -> nn.Module:
+    """The averaged weights of the best check, where there was validation, or the last; the same in every process."""
+    if state.best is not None:
+        net.load_state_dict(state.best)
+    if place.num_processes > 1:  # running statistics of norms differ between processes
+        net.load_state_dict(broadcast(net.state_dict()))
+    return net.cpu().eval()
 
 
 class _Board:
