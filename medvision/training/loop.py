@@ -128,10 +128,9 @@ def fit(
     resumed_at = state.step
     learner, stepper = place.prepare(net, optimiser)
     running, seen = 0.0, 0
-    board_folder = tensorboard if place.is_main_process else None
     # Of cuDNN's algorithms only those that repeat themselves, and no float32 product in fewer bits.
     repeatable = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with repeatable, _Board(board_folder, resumed_at) as board:
+    with repeatable, _Board(tensorboard if place.is_main_process else None, resumed_at) as board:
         while state.step < settings.steps and not _exhausted(state, settings):
             rate = _rate(state.step, settings)
             for group in optimiser.param_groups:
