@@ -147,16 +147,19 @@ class OpenSlideSource:
         top, left = (_grid_start(start, scale) for start in part.start)
         size = (part.stop[1] - left, part.stop[0] - top)
         image = slide.read_region((round(left * scale), round(top * scale)), level, size)
-        rgba = np.asarray(image)[part.start[0] - top :, part.start[1] - left :]
-        alpha = rgba[..., 3]
+        inside = (slice(part.start[0] - top, None), slice(part.start[1] - left, None))
+        # Pillow packs colours and opacity apart in a third of the time that all four take as an array.
+        shape = size[::-1]
+        colours = np.frombuffer(image.tobytes("raw", "RGB"), np.uint8).reshape(*shape, 3)[inside]
+        alpha = np.frombuffer(image.tobytes("raw", "A"), np.uint8).reshape(shape)[inside]
         if alpha.min() == 255:
-            out[:] = rgba[..., :3]
+            out[:] = colours
             return
         if self.vendor not in _SPARSE and not alpha[1:-1, 1:-1].all():
             raise TileMissingError(
                 "a tile is empty (zero bytes), and this format has no empty tiles by design"
             )
-        out[:] = on_white(rgba[..., :3], alpha)
+        out[:] = on_white(colours, alpha)
 
 
 def _open(path: Path) -> Any:
