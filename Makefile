@@ -18,10 +18,10 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all lint format docs bench bench-peers install clean
+.PHONY: help demo test test-all lint format docs bench bench-check bench-growth bench-peers install clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(STAMP) ## make four slides, analyse them, and print where the reports are
 	$(BIN)/medvision demo --out $(DEMO)
@@ -48,9 +48,14 @@ format: $(STAMP) ## rewrite the sources in the project's style
 docs: $(STAMP) ## build the documentation into site/; a warning is an error
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP) ## measure start-up, speed and memory, as in docs/results.md
-	@for script in tests/benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(STAMP) ## measure speed, start-up and memory against their aims, as in docs/results.md
 	$(BIN)/medvision benchmark
+
+bench-check: $(STAMP) ## compare a quick benchmark's ratios with the committed ones; fails where one fell
+	$(BIN)/medvision benchmark --quick --against tests/benchmarks/baseline.json
+
+bench-growth: $(STAMP) ## how time and memory grow with tissue, slides and processes; some ten minutes
+	$(BIN)/medvision benchmark --growth
 
 bench-peers: $(STAMP) ## beside other tools from PyPI, in environments of their own: 8 GB, up to an hour
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt openvino

@@ -162,7 +162,12 @@ def _cut(traced: fx.GraphModule, nodes: list[fx.Node], cut: fx.Node) -> tuple[nn
         copied[node] = second.node_copy(node, copied.__getitem__)
     trunk = fx.GraphModule(traced, first).eval()
     # Convolutions take their normalisation in: a block's largest maps are then held once, not twice.
+    shared = {id(tensor) for tensor in traced.parameters()}
     fused = fuse(trunk, inplace=True, no_trace=True)
+    for convolution in (part for part in fused.modules() if isinstance(part, nn.Conv2d)):
+        if id(convolution.weight) not in shared:
+            # In the order of the pixels, so that they need not be turned round for every block.
+            convolution.weight.data = convolution.weight.data.contiguous(memory_format=torch.channels_last)
     return fused, fx.GraphModule(traced, second).eval()
 
 

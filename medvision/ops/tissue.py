@@ -166,6 +166,8 @@ def _working_view(image: Image, spacing_um: float, settings: TissueSettings) -> 
 def _enlarge(mask: Mask, shape: tuple[int, ...]) -> Mask:
     if mask.shape == shape:
         return mask
+    if not mask.any():
+        return np.zeros(shape, bool)
     size = (shape[1], shape[0])
     return cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
 
@@ -262,7 +264,9 @@ def _components(
     Optionally only those that touch the image's frame, and those in which `level` keeps to one value, as a fill does
     and unevenly lit glass does not.
     """
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    if not mask.any():
+        return mask
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8)
     keep = stats[:, cv2.CC_STAT_AREA] >= minimum
     keep[0] = False
     if at_frame:
@@ -277,6 +281,8 @@ def _components(
         mean = np.bincount(group, values, minlength=count) / size
         variance = np.bincount(group, (values - mean[group]) ** 2, minlength=count) / size
         keep &= variance <= _FILL_DEVIATION**2
+    if keep[1:].all():
+        return mask
     return np.asarray(keep[labels], dtype=bool)
 
 
@@ -308,7 +314,7 @@ def _tidy(mask: Mask, view_um: float, settings: TissueSettings) -> Mask:
 
 
 def _without_small(mask: Mask, minimum: float) -> Mask:
-    return _components(mask, minimum) if mask.any() else mask
+    return _components(mask, minimum)
 
 
 def _without_halo(mask: Mask, ink: Mask, view_um: float, settings: TissueSettings) -> Mask:

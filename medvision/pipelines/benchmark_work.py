@@ -2,43 +2,55 @@
 
 from __future__ import annotations
 
-import resource
-import subprocess
-import sys
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import nn
 
 from medvision.core.geometry import Box, Spacing
+from medvision.core.results import Raster
 from medvision.engine.backends import Runner, prepare
-from medvision.engine.contract import Normalisation, PatchModel
 from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.engine.plan import TilePlan, grid
-from medvision.engine.sinks import RasterSink
+from medvision.engine.sinks import RasterSink, Sink
 from medvision.models import load_model
 from medvision.ops.tissue import box_share
+from medvision.pipelines.benchmark_figures import RatioOf
+from medvision.pipelines.benchmark_network import (
+    BATCH,
+    DenseWork,
+    batches_alone,
+    eager_as_peers,
+    null_model,
+    other_backends,
+    resnet18,
+)
 from medvision.pipelines.heatmap import locate_tissue, read_overview
 from medvision.sources import Source, extent_at, open_source
 from medvision.sources.resample import Reading
 from medvision.sources.spacing import require_spacing
 
 T = TypeVar("T")
-BATCH = 32
+Workload = Callable[[], float]
+"""Does a fixed piece of work and returns its rate."""
+
+FRACTION = 2.4
+"""Native pixels to a pixel in the reading of a spacing that is no whole multiple: 0.25 to 0.6 µm/px."""
 
 
 class Bench:
     """A slide with what the workloads share: its tissue, and where windows of each kind lie."""
 
-    def __init__(self, path: Path, device: str, windows: int) -> None:
-        self.path, self.device, self.windows = path, device, windows
+    def __init__(self, path: Path, device: str, windows: int, batches: int, backends: Sequence[str]) -> None:
+        """`windows` are read, and scored by the small network; the large one gets `batches` of them."""
+        self.path, self.device, self.windows, self.batches = path, device, windows, batches
+        self.backends = backends
         source = open_source(path)
         try:
             self.spacing_um = require_spacing(source).mean
@@ -46,26 +58,28 @@ class Bench:
             self.tissue = locate_tissue(self.overview)
             self.tile = 256
             self.source_id = source.id
-            self.extents = {um: extent_at(source, um) for um in (self.spacing_um, 2 * self.spacing_um, 0.5)}
+            spacings = (self.spacing_um, 2 * self.spacing_um, FRACTION * self.spacing_um, 0.5)
+            self.extents = {um: extent_at(source, um) for um in spacings}
         finally:
             source.close()
-        self.models = {"camelyon-mini": load_model("camelyon-mini"), "resnet18": _resnet18()}
+        self.models = {"camelyon-mini": load_model("camelyon-mini"), "resnet18": resnet18()}
 
     def close(self) -> None:
         """Let go of the networks."""
         self.models.clear()
 
-    def plan(self, window: int, spacing_um: float, shift: int = 0) -> TilePlan:
-        """Windows over the middle of the tissue, as a heatmap would read them."""
+    def plan(self, window: int, spacing_um: float, shift: int = 0, count: int | None = None) -> TilePlan:
+        """`count` windows over the middle of the tissue, as a heatmap would read them."""
+        count = self.windows if count is None else count
         extent = self.extents.get(spacing_um) or self.extents[0.5]
         spacing = Spacing((spacing_um, spacing_um))
         plan = grid(self.source_id, extent, (window, window), spacing=spacing)
         share = box_share(self.tissue.mask, self.overview.spacing_um, plan.cores, spacing_um)
         kept = plan.keep(share > 0.5)
         order = kept.storage_order()
-        first = max(0, (len(order) - self.windows) // 2)
+        first = max(0, (len(order) - count) // 2)
         chosen = np.zeros(len(kept), bool)
-        chosen[order[first : first + self.windows]] = True
+        chosen[order[first : first + count]] = True
         moved = kept.keep(chosen)
         return TilePlan(
             moved.source_id,
@@ -79,49 +93,97 @@ class Bench:
         )
 
 
-def workloads(bench: Bench) -> dict[str, Callable[[], float]]:
-    """Every workload by name."""
-    work: dict[str, Callable[[], float]] = {}
+READING = (
+    ("256 px aligned", "256 aligned", 0.75, 4.0),
+    ("256 px unaligned", "256", 0.75, 4.0),
+    ("448 to 224 px", "448", 0.75, 4.0),
+    ("0.25 to 0.6 µm/px, 224 px", "fraction", 0.75, 4.0),
+)
+"""Kind of window in words and by its short name, and the aims of its reading over the limit and over OpenSlide."""
+
+
+def reading(bench: Bench) -> tuple[dict[str, Workload], list[RatioOf]]:
+    """Windows of each kind, by this package, by OpenSlide, and at the limit, on one thread and two."""
     plans = {
-        "256 aligned": (bench.plan(256, bench.spacing_um), 1),
-        "256": (bench.plan(256, bench.spacing_um, shift=100), 1),
-        "448": (bench.plan(224, 2 * bench.spacing_um, shift=50), 2),
+        "256 aligned": (bench.plan(256, bench.spacing_um), 1.0),
+        "256": (bench.plan(256, bench.spacing_um, shift=100), 1.0),
+        "448": (bench.plan(224, 2 * bench.spacing_um, shift=50), 2.0),
+        "fraction": (bench.plan(224, FRACTION * bench.spacing_um, shift=50), FRACTION),
     }
-    for threads in (1, 2):
-        for name, (plan, factor) in plans.items():
+    work: dict[str, Workload] = {}
+    wanted: list[RatioOf] = []
+    for words, name, of_limit, of_openslide in READING:
+        plan, factor = plans[name]
+        for threads in (1, 2):
             case = (bench, plan, factor, threads)
-            work[f"read {name} x{threads}"] = partial(_read, *case)
-            work[f"openslide {name} x{threads}"] = partial(_openslide, *case)
-            work[f"limit {name} x{threads}"] = partial(_decode_once, *case)
-    coarse = plans["448"][0]
-    null = prepare(_null_model(2 * bench.spacing_um), resolve_device(bench.device))
-    work["null engine"] = lambda: _engine(bench, null, coarse, native=True)
-    for name, model in bench.models.items():
-        assert model.spacing is not None, "both networks state a spacing"
-        plan = bench.plan(model.window[0], 0.5)
-        runner = prepare(model, resolve_device(bench.device))
-        work[f"{name} alone"] = lambda r=runner: _alone(bench, r)  # type: ignore[misc]
-        work[f"{name} engine"] = lambda r=runner, p=plan: _engine(bench, r, p)  # type: ignore[misc]
-    return work
+            ours, theirs, limit = (f"{who} {name} x{threads}" for who in ("read", "openslide", "limit"))
+            work |= {ours: partial(_read, *case), theirs: partial(_openslide, *case)}
+            work[limit] = partial(_decode_once, *case)
+            on = f"{words}, {threads} thread{'s' * (threads > 1)}"
+            wanted.append(RatioOf("Reading", f"{on} / limit", ours, limit, of_limit))
+            wanted.append(RatioOf("Reading", f"{on} / OpenSlide", ours, theirs, of_openslide))
+    return work, wanted
 
 
-def process_figures(slide: Path, out: Path, device: str) -> Iterator[tuple[str, str, float]]:
-    """Whole commands, each in a process of its own: seconds, and peak memory where it matters."""
-    python = sys.executable
-    commands = {
-        "import medvision": [python, "-c", "import medvision"],
-        "medvision --help": [python, "-m", "medvision.cli", "--help"],
+def engine(bench: Bench) -> tuple[dict[str, Workload], list[RatioOf]]:
+    """Everything but the network, and the networks through the engine and alone."""
+    device, um = resolve_device(bench.device), 2 * bench.spacing_um
+    plan = bench.plan(224, um, shift=50)
+    null = prepare(null_model(um), device)
+    work: dict[str, Workload] = {
+        "null engine": lambda: _engine(bench, null, plan, native=True),
+        "limit 448 x2": partial(_decode_once, bench, plan, 2.0, 2),
     }
-    for name, command in commands.items():
-        yield name, "s", min(_seconds(command) for _ in range(5))
-    analyze = [python, "-m", "medvision.cli", "analyze", str(slide), "--out", str(out), "--device", device]
-    yield "medvision analyze", "s", _seconds(analyze)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    yield "medvision analyze, peak memory", "MB", peak / 1024
-    plan = [python, "-m", "medvision.pipelines.benchmark_plan", str(slide)]
-    seconds, growth = subprocess.run(plan, check=True, capture_output=True, text=True).stdout.split()
-    yield "tissue and plan of 100,000 px", "s", float(seconds)
-    yield "tissue and plan of 100,000 px, memory", "MB", float(growth)
+    wanted = [
+        RatioOf(
+            "Engine",
+            "all but the network / limit, 2 threads",
+            "null engine",
+            "limit 448 x2",
+            0.75,
+        )
+    ]
+    for name, model in bench.models.items():
+        count = bench.batches if name == "resnet18" else max(1, bench.windows // BATCH)
+        windows = bench.plan(model.window[0], 0.5, count=count * BATCH)
+        runner = prepare(model, device)
+        work[f"{name} alone"] = partial(batches_alone, runner, count)
+        work[f"{name} engine"] = partial(_engine, bench, runner, windows)
+        said = f"{name} through the engine / alone"
+        wanted.append(RatioOf("Engine", said, f"{name} engine", f"{name} alone", 0.97))
+    return work, wanted
+
+
+def network(bench: Bench) -> tuple[dict[str, Workload], list[RatioOf]]:
+    """ResNet-18 by every backend of this machine, over the plain network as most tools run it."""
+    device, model = resolve_device(bench.device), bench.models["resnet18"]
+    work: dict[str, Workload] = {"resnet18 eager NCHW": partial(eager_as_peers, model, device, bench.batches)}
+    wanted = []
+    for name, runner in other_backends(model, device, bench.backends):
+        work[f"resnet18 {name}"] = partial(batches_alone, runner, bench.batches)
+        aim = 4.0 if runner.precision == "bfloat16" else 2.0
+        said = f"resnet18 {name} / eager NCHW float32"
+        wanted.append(RatioOf("Network", said, f"resnet18 {name}", "resnet18 eager NCHW", aim))
+    return work, wanted
+
+
+def dense(bench: Bench) -> tuple[dict[str, Workload], list[RatioOf]]:
+    """Dense heatmaps over window by window, both through the engine in float32."""
+    work: dict[str, Workload] = {}
+    wanted = []
+    for name, stride in (("resnet18", 64), ("camelyon-mini", 16)):
+        count = (bench.batches if name == "resnet18" else max(1, bench.windows // BATCH)) * BATCH
+        case = DenseWork(bench.models[name], bench.device, bench.source_id, bench.extents[0.5], stride, count)
+        run = partial(_run, bench)
+        work[f"{name} dense {stride}"] = partial(case.dense, run)
+        work[f"{name} windows {stride}"] = partial(case.patch_wise, run)
+        said = f"{name}, stride {stride}: dense / windows"
+        wanted.append(RatioOf("Dense", said, f"{name} dense {stride}", f"{name} windows {stride}", 8.0))
+    return work, wanted
+
+
+GROUPS = {"reading": reading, "engine": engine, "network": network, "dense": dense}
+"""What can be measured by itself: workloads by name, and the ratios between them."""
 
 
 def _native(path: Path) -> Source:
@@ -131,7 +193,7 @@ def _native(path: Path) -> Source:
     return source
 
 
-def _read(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float:
+def _read(bench: Bench, plan: TilePlan, factor: float, threads: int) -> float:
     """Windows read by this package at level 0, from a freshly opened slide."""
     boxes = [plan.box(int(index)) for index in plan.storage_order()]
     source = _native(bench.path)
@@ -141,7 +203,7 @@ def _read(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float:
         source.close()
 
 
-def _openslide(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float:
+def _openslide(bench: Bench, plan: TilePlan, factor: float, threads: int) -> float:
     """The same windows by OpenSlide at level 0, reduced by an area average."""
     import cv2
     import openslide
@@ -150,8 +212,9 @@ def _openslide(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float
     slide = openslide.OpenSlide(bench.path)
 
     def read(box: Box) -> object:
-        rows, columns = (side * factor for side in box.shape)
-        region = slide.read_region((box.start[1] * factor, box.start[0] * factor), 0, (columns, rows))
+        top, left = (round(start * factor) for start in box.start)
+        rows, columns = (round(side * factor) for side in box.shape)
+        region = slide.read_region((left, top), 0, (columns, rows))
         pixels = np.asarray(region.convert("RGB"))
         if factor == 1:
             return pixels
@@ -163,7 +226,7 @@ def _openslide(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float
         slide.close()
 
 
-def _decode_once(bench: Bench, plan: TilePlan, factor: int, threads: int) -> float:
+def _decode_once(bench: Bench, plan: TilePlan, factor: float, threads: int) -> float:
     """The limit: each native tile that the windows touch fetched and decoded once, and nothing else done.
 
     Windows per second. A reader that shows no tiles is taken at its own reading of squares of 256 px.
@@ -175,8 +238,9 @@ def _decode_once(bench: Bench, plan: TilePlan, factor: int, threads: int) -> flo
     boxes = [plan.box(int(index)).intersect(Box((0, 0), plan.extent)) for index in plan.storage_order()]
     for box in boxes:
         (top, left), (bottom, right) = box.start, box.stop
-        for i in range(top * factor // rows, (bottom * factor - 1) // rows + 1):
-            for j in range(left * factor // columns, (right * factor - 1) // columns + 1):
+        below, beyond = (math.ceil(stop * factor - 1e-6) - 1 for stop in (bottom, right))
+        for i in range(int(top * factor) // rows, below // rows + 1):
+            for j in range(int(left * factor) // columns, beyond // columns + 1):
                 needed[i, j] = None
 
     def fetch(tile: tuple[int, int]) -> object:
@@ -211,69 +275,17 @@ def _rate(items: Sequence[T], threads: int, read: Callable[[T], object]) -> floa
 
 def _engine(bench: Bench, runner: Runner, plan: TilePlan, native: bool = False) -> float:
     """The windows through the patch engine, from a freshly opened slide."""
-    engine = PatchEngine(EngineSettings(device=bench.device, batch_size=BATCH))
+    started = time.perf_counter()
+    _run(bench, runner, plan, RasterSink(plan, runner.model.classes), BATCH, native)
+    return len(plan) / (time.perf_counter() - started)
+
+
+def _run(
+    bench: Bench, runner: Runner, plan: TilePlan, sink: Sink[Raster], batch_size: int, native: bool = False
+) -> None:
+    engine = PatchEngine(EngineSettings(device=bench.device, batch_size=batch_size))
     source = _native(bench.path) if native else open_source(bench.path)
     try:
-        started = time.perf_counter()
-        engine.run(source, plan, runner, RasterSink(plan, runner.model.classes))
-        return len(plan) / (time.perf_counter() - started)
+        engine.run(source, plan, runner, sink)
     finally:
         source.close()
-
-
-def _alone(bench: Bench, runner: Runner) -> float:
-    """The network on batches that are in memory already, as many windows as the engine is given."""
-    batch = torch.randint(0, 256, (BATCH, *runner.model.window, 3), dtype=torch.uint8)
-    batches = max(1, bench.windows // BATCH)
-    with torch.inference_mode():
-        started = time.perf_counter()
-        for _ in range(batches):
-            runner(batch)
-        if runner.device.type == "cuda":
-            torch.cuda.synchronize(runner.device)
-        return batches * BATCH / (time.perf_counter() - started)
-
-
-def _seconds(command: list[str]) -> float:
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started
-
-
-class _First(nn.Module):
-    """A network that does nothing: what is left is everything but the network."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, :1, 0, 0]
-
-
-def _null_model(spacing_um: float) -> PatchModel:
-    return PatchModel(
-        name="null",
-        net=_First(),
-        window=(224, 224),
-        spacing=Spacing((spacing_um, spacing_um)),
-        normalisation=Normalisation((0.0,) * 3, (1.0,) * 3),
-        output="scores",
-        classes=("first",),
-        digest="null",
-        activation=torch.sigmoid,
-    )
-
-
-def _resnet18() -> PatchModel:
-    """ResNet-18 at 224 px with random weights: the network that the field's tools are timed with."""
-    from torchvision.models import resnet18
-
-    torch.manual_seed(0)
-    return PatchModel(
-        name="resnet18",
-        net=resnet18(num_classes=2),
-        window=(224, 224),
-        spacing=Spacing((0.5, 0.5)),
-        normalisation=Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        output="scores",
-        classes=("normal", "tumor"),
-        digest="resnet18-random",
-        activation=lambda logits: torch.softmax(logits, dim=1),
-    )

@@ -63,7 +63,9 @@ def test_an_interrupted_run_continues_and_gives_the_same(slides: list[Path], tmp
     whole = list(analyze.analyze_slides(slides, tmp_path / "whole", CONFIG))
     assert "resumed" in [outcome.status for outcome in again]
     for one, other in zip(again, whole, strict=True):
-        parts = [(tmp_path / run / o.name / "heatmap.ome.tiff") for run, o in (("cut", one), ("whole", other))]
+        parts = [
+            (tmp_path / run / o.name / "heatmap.ome.tiff") for run, o in (("cut", one), ("whole", other))
+        ]
         assert parts[0].read_bytes() == parts[1].read_bytes()
 
 
