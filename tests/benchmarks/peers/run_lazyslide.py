@@ -1,4 +1,7 @@
-"""LazySlide on one slide: tissue, tiles, `feature_extraction` with a torch network."""
+"""LazySlide on one slide: tissue, tiles, `feature_extraction` with a torch network.
+
+`--variant` is empty, or "compile" for its option of that name.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ def main() -> None:
         device="cpu",
         batch_size=given.batch,
         num_workers=given.workers,
+        compile=given.variant == "compile",
         pbar=False,
     )
     slide.write()

@@ -1,7 +1,7 @@
 """TIAToolbox on one slide: `PatchPredictor` with its own tissue mask and a torch network.
 
-The slide is given as its OpenSlide reader, the faster of the two that it could take; the one that it would choose for a
-plain tiled TIFF does not find the spacing.
+`--variant` is the reader: "openslide", or "memory", which it chooses itself for a plain tiled TIFF: the whole slide is
+decoded into memory first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     from tiatoolbox.models.engine.io_config import IOPatchPredictorConfig
     from tiatoolbox.models.engine.patch_predictor import PatchPredictor
     from tiatoolbox.models.models_abc import ModelABC
-    from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader
+    from tiatoolbox.wsicore.wsireader import OpenSlideWSIReader, WSIReader
 
     class Model(ModelABC):
         """The network behind the toolbox's interface."""
@@ -53,8 +53,11 @@ def main() -> None:
         model=model, batch_size=given.batch, num_workers=given.workers, device="cpu", verbose=False
     )
     side = (networks.WINDOW, networks.WINDOW)
+    reader = OpenSlideWSIReader(given.slide)
+    if given.variant == "memory":  # this one does not find the spacing
+        reader = WSIReader.open(given.slide, mpp=tuple(reader.info.mpp))
     predictor.run(
-        [OpenSlideWSIReader(given.slide)],
+        [reader],
         patch_mode=False,
         ioconfig=IOPatchPredictorConfig(
             patch_input_shape=side,
@@ -66,7 +69,8 @@ def main() -> None:
         auto_get_mask=True,
         return_probabilities=True,
     )
-    report(model.counted.windows, ("tiatoolbox", "openslide-python", "torch"))
+    packages = ("tiatoolbox", "openslide-python", "tifffile", "torch")
+    report(model.counted.windows, packages, note=type(reader).__name__)
 
 
 if __name__ == "__main__":
