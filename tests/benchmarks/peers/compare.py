@@ -1,8 +1,8 @@
 """medvision beside LazySlide, WSInfer, TIAToolbox and Slideflow: the same slide, the same network, whole processes.
 
 `make bench-peers` runs it. Each tool runs once for its files to be in memory; a first round then tries every setting
-and measures memory. The rounds that count run each tool once, in turn, with its fastest settings, so that a noisy machine
-slows all alike. docs/peers.md says what is kept equal.
+and measures memory. The rounds that count run each tool once, in turn, with its fastest settings, so that a noisy
+machine slows all alike. docs/peers.md says what is kept equal.
 """
 
 from __future__ import annotations
