@@ -50,7 +50,7 @@ def run_benchmark(
         bench = Bench(
             path,
             device,
-            windows=64 if quick else 480,
+            windows=48 if quick else 480,
             batches=1 if quick else 3,
             # Compiling takes a minute, so that one is left out.
             backends=("fused", "openvino") if quick else ("fused", "openvino", "onnxruntime"),

@@ -47,15 +47,19 @@ def _timed(run: Callable[[], object], count: int, device: torch.device) -> float
 
 
 def other_backends(
-    model: PatchModel, device: torch.device, backends: Sequence[str]
+    model: PatchModel, device: torch.device, backends: Sequence[str], known: Runner
 ) -> Iterator[tuple[str, Runner]]:
-    """Those of `backends`, in every precision, that this machine runs `model` with, by name."""
+    """Those of `backends`, in every precision, that this machine runs `model` with, by name; `known` is one of them."""
     allowed = replace(model, precisions=("float32", "bfloat16"))
     precisions = ("float32", "bfloat16") if computes_bfloat16(device) else ("float32",)
     for precision in precisions:
         for backend in backends:
+            name = f"{backend} {precision}"
+            if (known.backend, known.precision) == (backend, precision):
+                yield name, known
+                continue
             try:
-                yield f"{backend} {precision}", prepare(allowed, device, backend, precision)
+                yield name, prepare(allowed, device, backend, precision)
             except UsageError:
                 continue  # not installed, or not in this precision
 

@@ -51,12 +51,12 @@ class Bench:
         """`windows` are read, and scored by the small network; the large one gets `batches` of them."""
         self.path, self.device, self.windows, self.batches = path, device, windows, batches
         self.backends = backends
+        self.auto: dict[str, Runner] = {}
         source = open_source(path)
         try:
             self.spacing_um = require_spacing(source).mean
             self.overview = read_overview(source)
             self.tissue = locate_tissue(self.overview)
-            self.tile = 256
             self.source_id = source.id
             spacings = (self.spacing_um, 2 * self.spacing_um, FRACTION * self.spacing_um, 0.5)
             self.extents = {um: extent_at(source, um) for um in spacings}
@@ -64,9 +64,11 @@ class Bench:
             source.close()
         self.models = {"camelyon-mini": load_model("camelyon-mini"), "resnet18": resnet18()}
 
-    def close(self) -> None:
-        """Let go of the networks."""
-        self.models.clear()
+    def runner(self, name: str) -> Runner:
+        """A network by the backend that "auto" chooses, made once."""
+        if name not in self.auto:
+            self.auto[name] = prepare(self.models[name], resolve_device(self.device))
+        return self.auto[name]
 
     def plan(self, window: int, spacing_um: float, shift: int = 0, count: int | None = None) -> TilePlan:
         """`count` windows over the middle of the tissue, as a heatmap would read them."""
@@ -146,7 +148,7 @@ def engine(bench: Bench) -> tuple[dict[str, Workload], list[RatioOf]]:
     for name, model in bench.models.items():
         count = bench.batches if name == "resnet18" else max(1, bench.windows // BATCH)
         windows = bench.plan(model.window[0], 0.5, count=count * BATCH)
-        runner = prepare(model, device)
+        runner = bench.runner(name)
         work[f"{name} alone"] = partial(batches_alone, runner, count)
         work[f"{name} engine"] = partial(_engine, bench, runner, windows)
         said = f"{name} through the engine / alone"
@@ -159,7 +161,7 @@ def network(bench: Bench) -> tuple[dict[str, Workload], list[RatioOf]]:
     device, model = resolve_device(bench.device), bench.models["resnet18"]
     work: dict[str, Workload] = {"resnet18 eager NCHW": partial(eager_as_peers, model, device, bench.batches)}
     wanted = []
-    for name, runner in other_backends(model, device, bench.backends):
+    for name, runner in other_backends(model, device, bench.backends, bench.runner("resnet18")):
         work[f"resnet18 {name}"] = partial(batches_alone, runner, bench.batches)
         aim = 4.0 if runner.precision == "bfloat16" else 2.0
         said = f"resnet18 {name} / eager NCHW float32"
