@@ -39,9 +39,9 @@ def benchmark(
     Parameters
     ----------
     slide
-        Slide to measure on. Default: a synthetic one of 30,000 px (8,000 px with --quick).
+        Slide to measure on. Default: a synthetic one of 30,000 px (6,000 px with --quick).
     quick
-        Three rounds on less work, rather than seven. With --growth: slides up to 40,000 px and 50 small ones.
+        Two rounds on less work, rather than seven. With --growth: slides up to 40,000 px and 50 small ones.
     growth
         Measure instead how time and memory grow with tissue, slides and processes; takes about ten minutes.
     as_json

@@ -15,6 +15,7 @@ from medvision.core.errors import AnnotationError, UsageError
 from medvision.core.geometry import Box
 from medvision.ops.rasterise import Polygon
 from medvision.sources.annotations import camelyon_polygons, read_annotations
+from medvision.sources.areas import tumour_values
 from medvision.sources.base import Source
 
 Mask = npt.NDArray[np.bool_]
@@ -122,10 +123,8 @@ def _read_level(source: Source, level: int, step: int) -> Mask:
         strip = source.read(Box((top, 0), (min(rows, top + height), columns)), level)[..., 0]
         strips.append(strip[step // 2 :: step, step // 2 :: step])
     values = np.concatenate(strips)
-    known = np.unique(values)
-    if known.max() > 2:
-        return np.asarray(values >= 128)
-    return np.asarray(values == (2 if 2 in known else 1))
+    least, most = tumour_values(set(np.unique(values).tolist()))
+    return np.asarray((values >= least) & (values <= most))
 
 
 def _read_file(name: str, path: Path) -> SlideTruth:

@@ -32,7 +32,7 @@ def run_benchmark(
     only: Sequence[str] = (),
     tell: Tell = lambda _what: None,
 ) -> BenchmarkReport:
-    """Measure on `slide`, or on a synthetic one made for it (30,000 px; 8,000 px when `quick`).
+    """Measure on `slide`, or on a synthetic one made for it (30,000 px; 6,000 px when `quick`).
 
     `only` names groups of workloads, where not all are wanted; whole commands are then left out.
 
@@ -43,17 +43,19 @@ def run_benchmark(
     unknown = [name for name in only if name not in GROUPS]
     if unknown:
         raise UsageError(f"nothing to measure is called {', '.join(unknown)}; known: {', '.join(GROUPS)}")
-    side, rounds = (8_000, 3) if quick else (30_000, 7)
+    side, rounds = (6_000, 2) if quick else (30_000, 7)
     tell("preparing")
     with TemporaryDirectory(prefix="medvision-benchmark-") as folder:
         path = slide or write_benchmark_slide(Path(folder) / "benchmark.tif", side)
         bench = Bench(
             path,
             device,
-            windows=48 if quick else 480,
+            windows=32 if quick else 480,
+            scored=192 if quick else 480,
             batches=1 if quick else 3,
             # Compiling takes a minute, so that one is left out.
             backends=("fused", "openvino") if quick else ("fused", "openvino", "onnxruntime"),
+            dense=[("camelyon-mini", 16)] if quick else [("resnet18", 64), ("camelyon-mini", 16)],
         )
         work: dict[str, Workload] = {}
         wanted: list[RatioOf] = []

@@ -103,7 +103,7 @@ def process_figures(
         "medvision analyze --help": ([python, "-m", "medvision.cli", "analyze", "--help"], 1.0),
     }
     for name, (command, aim) in commands.items():
-        seconds = min(_seconds(command) for _ in range(2 if quick else 5))
+        seconds = min(_seconds(command) for _ in range(1 if quick else 5))
         yield Figure("Start-up", name, (seconds,), "s", aim, at_most=True)
     tell("whole analyses")
     runs = [start_analysis([slide], folder / f"out{k}", device)() for k in range(1 if quick else 3)]

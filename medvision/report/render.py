@@ -10,7 +10,7 @@ from medvision.report.html import render_html
 from medvision.report.index import INDEX_JSON, render_index
 from medvision.report.pdf import render_pdf
 from medvision.store.files import atomic_write, is_set_aside
-from medvision.store.manifest import MANIFEST, record_changes, verify
+from medvision.store.manifest import MANIFEST
 from medvision.store.store import ResultStore
 
 HTML = "report.html"
@@ -77,13 +77,5 @@ def _render_again(folder: Path) -> list[Path]:
     """
     if not (folder / MANIFEST).is_file():
         return write_report(folder)
-    store = ResultStore(folder.parent)
-    store.folder(folder.name)
-    with store.lock(folder.name):
-        own = tuple(str(folder / name) for name in (HTML, PDF))
-        problems = [problem for problem in verify(folder) if not problem.startswith(own)]
-        if problems:
-            raise StoreError(f"{folder} is not a whole result: {'; '.join(problems)}")
-        written = write_report(folder)
-        record_changes(folder)
-    return written
+    with ResultStore(folder.parent).rewriting(folder.name, (HTML, PDF)) as inside:
+        return write_report(inside)

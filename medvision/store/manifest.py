@@ -64,10 +64,10 @@ def read_manifest(folder: Path) -> Manifest | None:
     return _read(folder / MANIFEST, Manifest)
 
 
-def verify(folder: Path, *, of_run: bool = True) -> tuple[str, ...]:
+def verify(folder: Path, *, except_for: Collection[str] = ()) -> tuple[str, ...]:
     """What is wrong with a published entry, one sentence each; nothing if it is whole and unaltered.
 
-    Every listed file is read and its digest compared with the recorded one; those that name their run only if `of_run`.
+    Every listed file is read and its digest compared with the recorded one, but for files of the run in `except_for`.
     Files that the manifests do not list are not looked at: a person may leave notes beside a result.
     """
     manifest = read_manifest(folder)
@@ -77,12 +77,11 @@ def verify(folder: Path, *, of_run: bool = True) -> tuple[str, ...]:
     if manifest.key != manifest.spec.key:
         problems.append(f"{folder / MANIFEST}: the key is not that of the spec")
     listed = dict(manifest.files)
-    if of_run:
-        run = _read(folder / RUN_MANIFEST, RunManifest)
-        if run is None:
-            problems.append(f"{folder} has no readable {RUN_MANIFEST}")
-        else:
-            listed |= run.files
+    run = _read(folder / RUN_MANIFEST, RunManifest)
+    if run is None:
+        problems.append(f"{folder} has no readable {RUN_MANIFEST}")
+    else:
+        listed |= {name: digest for name, digest in run.files.items() if name not in except_for}
     for name, digest in sorted(listed.items()):
         path = folder / name
         if path.is_symlink() or not path.is_file():

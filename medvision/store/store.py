@@ -130,17 +130,17 @@ class ResultStore:
             lock.release()
 
     @contextlib.contextmanager
-    def rewriting(self, name: str) -> Iterator[Path]:
-        """Rewrite files that name their run, such as a report that is lost or out of date; digests follow at the end.
+    def rewriting(self, name: str, files: Collection[str]) -> Iterator[Path]:
+        """Rewrite `files` that name their run, such as a report that is lost or out of date; digests follow at the end.
 
         Should the process die half-way, `verify` tells, and the entry is made again when next asked for.
 
         Raises:
-            StoreError: if any other file is not as it was recorded, before or after.
+            StoreError: if any other file is not as it was recorded.
         """
         folder = self.folder(name)
         with self.lock(name):
-            problems = verify(folder, of_run=False)
+            problems = verify(folder, except_for=files)
             if problems:
                 raise StoreError(f"{folder} is not a whole result: {'; '.join(problems)}")
             yield folder

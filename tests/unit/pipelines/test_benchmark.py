@@ -127,7 +127,7 @@ def test_a_report_reads_back_and_another_file_is_refused(tmp_path: Path) -> None
 
 def test_the_committed_baseline_is_one_of_quick_runs() -> None:
     baseline = read_baseline(Path(__file__).parents[2] / "benchmarks" / "baseline.json")
-    assert baseline.slide == "synthetic, 8,000 px"
+    assert baseline.slide == "synthetic, 6,000 px"
     assert len(baseline.ratios) > 20
     assert not compare(baseline, baseline).fallen
 

@@ -196,19 +196,22 @@ def test_rewriting_records_the_new_report_and_guards_the_rest(tmp_path: Path) ->
 
     store = ResultStore(tmp_path)
     folder = store.get_or_make(SPEC, make, name="a", of_run=["report.html"]).folder
-    with store.rewriting("a") as inside:
+    with store.rewriting("a", ["report.html"]) as inside:
         (inside / "report.html").write_text("second")
     assert verify(folder) == ()
     assert not store.get_or_make(SPEC, make, name="a").made
 
     (folder / "report.html").unlink()
-    with store.rewriting("a") as inside:
+    with store.rewriting("a", ["report.html"]) as inside:
         (inside / "report.html").write_text("a lost one")
     assert verify(folder) == ()
 
-    with pytest.raises(StoreError, match=r"result\.json was altered"), store.rewriting("a") as inside:
+    with (
+        pytest.raises(StoreError, match=r"result\.json was altered"),
+        store.rewriting("a", ["report.html"]) as inside,
+    ):
         (inside / "result.json").write_text("forged")
-    with pytest.raises(StoreError, match="not a whole result"), store.rewriting("a"):
+    with pytest.raises(StoreError, match="not a whole result"), store.rewriting("a", ["report.html"]):
         pytest.fail("a damaged entry must not be opened for rewriting")
 
 
