@@ -92,7 +92,7 @@ app.command(
 
 
 @app.command(name="slide-forest")
-def slide_forest(*, config: Path, out: Path) -> int:
+def slide_forest(*, config: Path, out: Path, cohort: Path | None = None, results: Path | None = None) -> int:
     """Train a random forest that classifies slides by features of their heatmaps (Wang et al. 2016).
 
     Example: medvision train slide-forest --config configs/train-slide-forest.yaml --out out/slide-forest
@@ -103,12 +103,18 @@ def slide_forest(*, config: Path, out: Path) -> int:
         YAML file of parameters; see configs/train-slide-forest.yaml.
     out
         Folder for the forest, its card, the features and the out-of-fold probabilities.
+    cohort
+        Manifest (CSV) of slides, in place of the configuration's.
+    results
+        Output folder of `medvision analyze` with the heatmaps of those slides, in place of the configuration's.
     """
     from medvision.training.config_file import read_yaml_config
     from medvision.training.slide_forest import train_slide_forest
     from medvision.training.slide_forest_config import TrainSlideForestConfig
 
-    report = train_slide_forest(read_yaml_config(config, TrainSlideForestConfig), out)
+    read = read_yaml_config(config, TrainSlideForestConfig)
+    given = {name: path for name, path in (("cohort", cohort), ("results", results)) if path is not None}
+    report = train_slide_forest(read.model_copy(update=given), out)
     console.print(report.summary(), markup=False)
     print_made("weights", report.weights)
     print_made("card", report.card)

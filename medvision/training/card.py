@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvision.models.contract import Difference, WeightsContract
+from medvision.training.card_layout import calibration, figure_table, lay_out, takes
 from medvision.training.loop import Fit
 from medvision.training.patch_config import TrainPatchConfig
 from medvision.training.patches import PatchSet
@@ -16,71 +17,51 @@ def render_card(
     config: TrainPatchConfig, contract: WeightsContract, patches: PatchSet, fitted: Fit, weights: Path
 ) -> str:
     """The card as Markdown. It names no path."""
-    size = weights.stat().st_size / 1e6
     parameters = sum(p.numel() for p in fitted.net.parameters())
-    rows = [
-        f"| {name.replace('_', ' ')} | {figure.value:.3f} | {_interval(figure.interval)} | {figure.protocol} |"
-        for name, figure in contract.figures.items()
-    ]
     counts = Counter(zip(patches.slides, patches.labels.tolist(), strict=True))
-    data = [
+    rows = [
         f"| {slide} | " + " | ".join(str(counts[slide, k]) for k in range(len(config.classes))) + " |"
         for slide in sorted(set(patches.slides))
     ]
-    return "\n".join(
-        [
-            f"# {config.name}",
-            "",
-            "**Research use only: not for diagnosis.**",
-            "",
-            "## What it does",
+    sections = {
+        "What it does": [
             f"Gives each window of {contract.window_px} × {contract.window_px} pixels at {contract.spacing_um:g} µm/px "
             f"a probability of each class: {', '.join(contract.classes)}. "
-            f"{contract.architecture}, {parameters:,} parameters, {size:.2f} MB, version {contract.version}. "
-            f"Input: red, green, blue, divided by 255, mean {contract.mean}, standard deviation {contract.std}.",
-            "",
-            "## Data",
+            + takes(contract, parameters, weights.stat().st_size)
+        ],
+        "Data": [
             config.data_statement.strip(),
             "",
             "| slide | " + " | ".join(config.classes) + " |",
             "|---|" + "---:|" * len(config.classes),
-            *data,
-            "",
-            "## Measured",
-            "| figure | value | 95% interval | how |",
-            "|---|---:|---|---|",
-            *(rows or ["| none | | | |"]),
-            "",
-            "## Calibration",
-            f"{contract.calibration[:1].upper()}{contract.calibration[1:]}; temperature {contract.temperature:g}. "
-            "A probability of 0.5 is the threshold.",
-            "",
-            *_differences(contract.differences),
-            "## Training",
+            *rows,
+        ],
+        "Measured": figure_table(contract.figures),
+        "Calibration": calibration(
+            contract.calibration,
+            f"; temperature {contract.temperature:g}. A probability of 0.5 is the threshold.",
+        ),
+        _WAYS: _differences(contract.differences),
+        "Training": [
             *_start(config),
             f"{fitted.best_step} steps of {config.batch_size} windows, seed {config.seed}; AdamW, cosine decay, "
             "averaged weights; stain, colour, magnification, blur, noise, compression and mixing augmentation.",
-            "",
-            "## Limits",
-            config.limits.strip(),
-            "",
-            "## Licence",
-            config.licence,
-            "",
-        ]
-    )
+        ],
+    }
+    return lay_out(config, sections)
 
 
 def replace_differences(card: str, differences: Sequence[Difference]) -> str:
     """A card with its section on the ways to compute the model made anew, before "Training", or at the end."""
-    before, heading, after = card.partition(f"{_WAYS}\n")
+    before, heading, after = card.partition(f"## {_WAYS}\n")
     if heading:
         _, following, rest = after.partition("\n## ")
         after = f"## {rest}" if following else ""
     else:
         before, heading, after = card.partition("## Training\n")
         after = heading + after
-    return before.rstrip("\n") + "\n\n" + "\n".join([*_differences(differences), after])
+    ways = _differences(differences)
+    return before.rstrip("\n") + "\n\n" + "\n".join([*([f"## {_WAYS}", *ways, ""] if ways else []), after])
 
 
 def difference_rows(differences: Sequence[Difference]) -> list[tuple[str, ...]]:
@@ -109,21 +90,19 @@ def difference_note(differences: Sequence[Difference]) -> str:
     )
 
 
-_WAYS = "## Ways to compute it"
+_WAYS = "Ways to compute it"
 
 
 def _differences(differences: Sequence[Difference]) -> list[str]:
     if not differences:
         return []
     return [
-        _WAYS,
         difference_note(differences),
         "",
         "| backend | precision | largest change of a probability | change of AUC "
         "| largest change in the heatmap | mean | close |",
         "|---|---|---:|---:|---:|---:|---|",
         *("| " + " | ".join(row) + " |" for row in difference_rows(differences)),
-        "",
     ]
 
 
@@ -132,7 +111,3 @@ def _start(config: TrainPatchConfig) -> list[str]:
         return []
     averaged = f", averaged in again by {config.common_weight:g} at the end" if config.common_weight else ""
     return [f"{config.common_steps} steps on regions and rendered windows alone{averaged}; then"]
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

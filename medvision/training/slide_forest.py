@@ -24,6 +24,7 @@ from medvision.ops.heatmap_features import FEATURES, heatmap_features
 from medvision.store.cohort import CohortSlide, read_cohort
 from medvision.store.files import atomic_write, make_output, safe_name
 from medvision.store.maps import SlideMap, read_map
+from medvision.training.card_layout import figure_table, lay_out
 from medvision.training.slide_forest_config import TrainSlideForestConfig
 
 Floats = npt.NDArray[np.float64]
@@ -234,41 +235,22 @@ def _write_tables(out: Path, table: SlideTable, found: Floats) -> None:
 
 
 def _card(config: TrainSlideForestConfig, contract: ForestContract, table: SlideTable) -> str:
-    rows = [
-        f"| {name.replace('_', ' ')} | {figure.value:.3f} |{_between(figure)} | {figure.protocol} |"
-        for name, figure in contract.figures.items()
-    ]
     missing = (
         f" Without tissue, and left out: {', '.join(table.without_tissue)}." if table.without_tissue else ""
     )
-    return "\n".join(
-        [
-            f"# {config.name}",
-            "",
-            "**Research use only: not for diagnosis.**",
-            "",
-            "## What it does",
+    sections = {
+        "What it does": [
             f"Gives a slide the probability of {config.positive} from {len(FEATURES)} features of its heatmap: a "
             f"random forest of {config.trees} trees, version {config.version}. The heatmap must be of the model "
             f"{contract.model} (SHA-256 {contract.model_digest[:12]}...) with cells of {contract.stride_um:g} µm. A "
             f"slide is positive from {contract.threshold:g}.",
-            "",
-            "## Data",
+        ],
+        "Data": [
             f"{config.data_statement.strip()} {contract.trained_on}, of {len(set(table.patients))} patients.{missing}",
-            "",
-            "## Measured",
-            "| figure | value | 95% interval | how |",
-            "|---|---:|---|---|",
-            *rows,
-            "",
-            "## Limits",
-            config.limits.strip(),
-            "",
-            "## Licence",
-            config.licence,
-            "",
-        ]
-    )
+        ],
+        "Measured": figure_table(contract.figures),
+    }
+    return lay_out(config, sections)
 
 
 def _between(figure: Figure) -> str:

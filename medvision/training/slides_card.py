@@ -9,6 +9,7 @@ from torch import nn
 
 from medvision.models.architectures import ARCHITECTURES
 from medvision.models.mil import AggregatorContract
+from medvision.training.card_layout import calibration, figure_table, lay_out
 from medvision.training.slides_config import TrainSlidesConfig
 from medvision.training.slides_data import SlideSet
 
@@ -27,53 +28,29 @@ def render_card(
     design = ARCHITECTURES[contract.architecture]
     counts = Counter(data.labels.tolist())
     classes = "; ".join(f"{counts[k]} {name}" for k, name in enumerate(contract.classes))
-    figures = [
-        f"| {name} | {figure.value:.3f} | {_interval(figure.interval)} | {figure.protocol} |"
-        for name, figure in contract.figures.items()
-    ]
-    return "\n".join(
-        [
-            f"# {config.name}",
-            "",
-            "**Research use only: not for diagnosis.**",
-            "",
-            "## What it does",
+    sections = {
+        "What it does": [
             f"Gives a slide a probability of each class ({', '.join(contract.classes)}) from its feature table. "
             f"{contract.architecture} ({design.paper}), {parameters:,} parameters, "
             f"{weights.stat().st_size / 1e6:.2f} MB, version {contract.version}.",
-            "",
-            "## Features",
+        ],
+        "Features": [
             f"{source.trunk}: {source.dimension} features of each window of {source.window_px} × {source.window_px} "
             f"pixels at {source.spacing_um:g} µm/px, every {source.stride_px} pixels where at least "
             f"{source.minimum_tissue:.0%} is tissue. Trunk SHA-256 {source.digest}.",
-            "",
-            "## Data",
+        ],
+        "Data": [
             config.data_statement.strip(),
             "",
             f"{len(data)} slides of {len(set(data.patients))} patients: {classes}.",
-            "",
-            "## Measured",
-            "| figure | value | 95% interval | how |",
-            "|---|---:|---|---|",
-            *figures,
-            "",
-            "## Calibration",
-            f"{contract.calibration[:1].upper()}{contract.calibration[1:]}. "
-            f"A probability of {contract.threshold:g} is the threshold.",
-            "",
-            "## Training",
+        ],
+        "Measured": figure_table(contract.figures),
+        "Calibration": calibration(
+            contract.calibration, f". A probability of {contract.threshold:g} is the threshold."
+        ),
+        "Training": [
             f"{steps} steps of {config.batch_size} slides, seed {config.seed}; AdamW, cosine decay, averaged weights, "
             f"class weights: {config.class_weights}.",
-            "",
-            "## Limits",
-            config.limits.strip(),
-            "",
-            "## Licence",
-            config.licence,
-            "",
-        ]
-    )
-
-
-def _interval(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+        ],
+    }
+    return lay_out(config, sections)
