@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
 import subprocess
 import sys
@@ -115,12 +116,14 @@ def commands(out: Path, smoke: bool) -> Iterator[tuple[str, list[str]]]:
             )
 
 
-def run(name: str, arguments: list[str]) -> float:
-    """Seconds that a command took; its output passes through. A command that fails ends the study."""
+def run(name: str, arguments: list[str]) -> tuple[float, float]:
+    """Seconds that a command took, by the clock and of all its processors. One that fails ends the study."""
     print(f"\n== {name}: medvision {shlex.join(arguments)[:200]}", flush=True)
-    started = time.perf_counter()
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-m", "medvision.cli", *arguments], check=True)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, processor
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -134,7 +137,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return found
 
 
-def table(found: list[dict[str, Any]], seconds: dict[str, float]) -> str:
+def table(found: list[dict[str, Any]], seconds: dict[str, list[float]]) -> str:
     """The rows as Markdown, and the time that each command took."""
     lines = ["| method | slide AUC | 95% interval | lesion FROC | 95% interval |", "|---|---:|---|---:|---|"]
     for row in found:
@@ -143,8 +146,10 @@ def table(found: list[dict[str, Any]], seconds: dict[str, float]) -> str:
         if not row["detects"]:
             cells[2:] = ["none", ""]
         lines.append("| " + " | ".join([row["name"], *cells]) + " |")
-    lines += ["", "| command | seconds |", "|---|---:|", *(f"| {n} | {s:.0f} |" for n, s in seconds.items())]
-    return "\n".join([*lines, f"| all | {sum(seconds.values()):.0f} |", ""])
+    lines += ["", "| command | seconds | processor seconds |", "|---|---:|---:|"]
+    whole = [sum(column) for column in zip(*seconds.values(), strict=True)]
+    lines += [f"| {name} | {a:.0f} | {b:.0f} |" for name, (a, b) in {**seconds, "all": whole}.items()]
+    return "\n".join([*lines, ""])
 
 
 def _figure(value: float, interval: list[float] | None) -> tuple[str, str]:
@@ -164,7 +169,7 @@ def main() -> None:
     seconds = json.loads(log.read_text(encoding="utf-8"))["seconds"] if log.is_file() else {}
     for name, arguments in commands(given.out, given.smoke):
         took = run(name, arguments)
-        seconds[name] = max(took, seconds.get(name, 0.0))  # a command that had nothing left to do is quick
+        seconds[name] = max(list(took), seconds.get(name, [0.0, 0.0]))  # one with nothing left to do is quick
         made = {"rows": rows(given.out), "seconds": seconds}
         log.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     text = table(rows(given.out), seconds)
