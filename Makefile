@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all lint format docs bench bench-check bench-growth bench-peers install clean
+.PHONY: help demo test test-all lint format docs bench bench-check bench-growth bench-peers study install clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench-growth: $(STAMP) ## how time and memory grow with tissue, slides and proce
 bench-peers: $(STAMP) ## beside other tools from PyPI, in environments of their own: 8 GB, up to an hour
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt openvino
 	$(BIN)/python tests/benchmarks/peers/compare.py --environments $(PEERS) $(PEERS_ARGS)
+
+study: $(STAMP) ## train and score every pathology method on one synthetic cohort; within an hour
+	$(BIN)/python tests/benchmarks/cohort_study.py --out out/study $(STUDY_ARGS)
 
 install: $(STAMP) ## make .venv and nothing else
 

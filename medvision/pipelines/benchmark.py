@@ -51,7 +51,7 @@ def run_benchmark(
             path,
             device,
             windows=32 if quick else 480,
-            scored=192 if quick else 480,
+            scored=192 if quick else 1920,
             batches=1 if quick else 3,
             # Compiling takes a minute, so that one is left out.
             backends=("fused", "openvino") if quick else ("fused", "openvino", "onnxruntime"),
