@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed
 DEMO ?= demo
 PEERS ?= .venv-peers
 PEERS_ARGS ?=
+STUDY_ARGS ?=
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
