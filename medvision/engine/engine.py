@@ -287,6 +287,9 @@ class PatchEngine:
         buffer = buffers.pop(fits[0]) if fits else torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         pixels = buffer.numpy()
         items = [(p, box) for p, indices in parts for box in p.job.plan.boxes[indices].tolist()]
+        for progress, (first, last) in items:
+            if progress.reading is not None:
+                progress.reading.fetch_ahead(Box(tuple(first), tuple(last)))
         readable = np.ones(len(items), bool)
         bounds = np.linspace(0, len(items), min(self.settings.readers, len(items)) + 1).astype(int)
         reads = [

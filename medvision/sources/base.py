@@ -78,6 +78,16 @@ class DirectSource(Protocol):
         """`read`, into `out`: uint8 `(*box.shape, channels)`, a view of a larger array or not. All of it is written."""
 
 
+class AheadSource(Protocol):
+    """A reader that has the system fetch what will be read soon, so that a slow disk or network need not be waited for.
+
+    It is recognised by its method.
+    """
+
+    def fetch_ahead(self, box: Box, level: int = 0) -> None:
+        """Ask for the bytes under `box`, given in pixels of `level`; returns at once, and nothing may come of it."""
+
+
 class TiledSource(DirectSource, Protocol):
     """A reader that decodes tiles: what reading can cost at best, and means over whole pixels made once per tile.
 

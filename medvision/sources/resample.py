@@ -99,6 +99,14 @@ class Reading:
             self.write(pixels, box)
         return pixels
 
+    def fetch_ahead(self, box: Box) -> None:
+        """Have what `read` will need of `box` fetched meanwhile, where the reader can. See `AheadSource`."""
+        ahead: Callable[[Box, int], None] | None = getattr(self.source, "fetch_ahead", None)
+        if ahead is not None:
+            start = tuple(math.floor(n * f) for n, f in zip(box.start, self.factors, strict=True))
+            stop = tuple(math.ceil(n * f) for n, f in zip(box.stop, self.factors, strict=True))
+            ahead(Box(start, stop), self.level)
+
 
 def _write_whole(source: Source, level: int, factors: tuple[float, float], wholes: tuple[int, int]) -> _Write:
     """How to write means of whole native pixels: through the reader's own shortcuts where they give the same."""

@@ -6,6 +6,7 @@ that all threads share. Whatever is not understood for certain is declined, so t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import weakref
@@ -30,6 +31,8 @@ from medvision.sources.tile_memory import MEMORY
 
 # tifffile reports damaged tags through logging; what matters of it arrives as our errors.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_CAN_ASK = hasattr(os, "posix_fadvise")  # not on macOS nor on Windows
 
 
 @READERS.register("tiff")
@@ -83,6 +86,7 @@ class TiffSource:
         self.cache = TileCache(cache_bytes(largest))
         shapes = [page.shape[::-1] if self.orientation >= 5 else page.shape for page in self.pages]
         self.levels: tuple[Level, ...] = pyramid(shapes)
+        self._asked = [np.zeros(len(page.offsets), np.bool_) for page in self.pages]
 
     @cached_property
     def id(self) -> str:
@@ -122,6 +126,23 @@ class TiffSource:
     def decode(self, level: int, row: int, column: int) -> Pixels:
         """Fetch and decode one stored tile, past the cache."""
         return self._decode(self.pages[level], row, column, fresh)
+
+    def fetch_ahead(self, box: Box, level: int = 0) -> None:
+        """Ask the system for the tiles under `box`, each once. See `AheadSource`."""
+        if not _CAN_ASK or not self._close.alive:
+            return
+        page, asked = self.pages[level], self._asked[level]
+        stored = box if self.orientation == 1 else _unturned(box, page.shape, self.orientation)
+        inside = stored.intersect(Box((0, 0), page.shape))
+        if 0 in inside.shape:
+            return
+        (rows, columns), count = page.form.tile, page.grid[0] * page.grid[1]
+        for i in range(inside.start[0] // rows, (inside.stop[0] - 1) // rows + 1):
+            for j in range(inside.start[1] // columns, (inside.stop[1] - 1) // columns + 1):
+                for index in range(i * page.grid[1] + j, len(asked), count):  # one for each plane
+                    if not asked[index]:
+                        asked[index] = True
+                        self._ask(int(page.offsets[index]), int(page.sizes[index]))
 
     def close(self) -> None:
         """Close the file and drop the tiles held."""
@@ -220,6 +241,11 @@ class TiffSource:
         if len(data) < size:
             raise ValueError(f"tile {index} lies beyond the end of the file (truncated)")
         return data
+
+    def _ask(self, offset: int, size: int) -> None:
+        if size > 0:  # to the system, 0 would mean all that follows
+            with contextlib.suppress(OSError):  # reading itself will say what is wrong
+                os.posix_fadvise(self._file, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _reopen(self) -> None:
         # dup2 swaps what the descriptor refers to in one step, so that other threads' reads never meet a closed one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,28 @@ def test_a_batch_of_only_unreadable_windows_is_survived() -> None:
     table, stats = engine().run(source, plan, unit_model((8, 8), Mean()), TableSink(plan, ("mean",)))
     assert np.isnan(table.columns["mean"]).all()
     assert stats.unread == (0, 1, 2)
+
+
+def test_what_a_batch_needs_is_asked_for_before_it_is_read() -> None:
+    class Asked(ArraySource):
+        asked: set[Box]
+
+        def fetch_ahead(self, box: Box, level: int = 0) -> None:
+            assert level == 0
+            self.asked.add(box)
+
+        def read(self, box: Box, level: int = 0) -> Pixels:
+            assert box in self.asked
+            return super().read(box, level)
+
+    source = Asked(
+        np.arange(48 * 64, dtype=np.uint8).reshape(48, 64, 1).repeat(3, 2), spacing=Spacing((0.5, 0.5))
+    )
+    source.asked = set()
+    model = replace(unit_model((16, 16), Mean(), channels=3, output="scores"), spacing=Spacing((0.5, 0.5)))
+    plan = grid(source.id, (48, 64), (16, 16), spacing=Spacing((0.5, 0.5)))
+    engine(batch_size=4).run(source, plan, model, TableSink(plan, ("mean",)))
+    assert len(source.asked) == 12
 
 
 def test_out_of_memory_halves_the_batch_and_records_it() -> None:

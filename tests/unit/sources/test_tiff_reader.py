@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -354,3 +355,52 @@ def test_qptiff_levels_leave_the_thumbnail_out(tmp_path, picture):
     assert source.metadata["objective_power"] == "20"
     assert source.spacing is not None
     assert source.spacing.values == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be asked ahead")
+@pytest.mark.parametrize("options", [{}, {"planarconfig": "separate"}, {"extratags": [(274, 3, 1, 6, True)]}])
+def test_tiles_are_asked_for_once_and_before_they_are_read(tmp_path, picture, monkeypatch, options):
+    path = tmp_path / "picture.tif"
+    data = picture.transpose(2, 0, 1) if "planarconfig" in options else picture
+    tifffile.imwrite(path, data, tile=(128, 64), photometric="rgb", compression="deflate", **options)
+    source = open_source(path)
+    asked: list[tuple[int, int]] = []
+    fetched: list[tuple[int, int]] = []
+    fetch = os.pread
+
+    def ask(_file: int, offset: int, size: int, _advice: int) -> None:
+        asked.append((offset, size))
+
+    def pread(file: int, size: int, offset: int) -> bytes:
+        fetched.append((offset, size))
+        return fetch(file, size, offset)
+
+    monkeypatch.setattr(os, "posix_fadvise", ask)
+    monkeypatch.setattr(os, "pread", pread)
+    corner = Box((-50, -50), (200, 300))
+    source.fetch_ahead(corner)
+    assert len(asked) == len(set(asked)) > 0
+    assert fetched == []
+    source.read(corner)
+    assert len(fetched) >= len(asked) - 3  # opening has tried a tile, of three planes at most
+    assert set(fetched) <= set(asked)
+
+    before = len(asked)
+    source.fetch_ahead(corner)
+    source.fetch_ahead(Box((-50, -50), (0, 300)))
+    source.close()
+    source.fetch_ahead(Box((0, 0), source.levels[0].shape))
+    assert len(asked) == before
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system cannot be asked ahead")
+def test_an_empty_tile_is_not_asked_for(tmp_path, picture, monkeypatch):
+    path = tmp_path / "picture.tif"
+    tifffile.imwrite(path, picture, tile=(128, 64), photometric="rgb", compression="deflate")
+    source = open_source(path)
+    sizes: list[int] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _file, _offset, size, _advice: sizes.append(size))
+    source.pages[0].sizes[3] = 0
+    source.fetch_ahead(WHOLE)
+    assert len(sizes) == len(source.pages[0].sizes) - 1
+    assert min(sizes) > 0  # 0 would ask for all of the file
