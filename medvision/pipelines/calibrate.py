@@ -22,6 +22,7 @@ from medvision.metrics.calibration import (
     margins_of,
     reliability,
 )
+from medvision.metrics.ranking import roc_auc
 from medvision.models.contract import WeightsContract
 from medvision.models.weights import State, read_weights, write_weights
 from medvision.report.plots import Plot, draw, paint_reliability
@@ -85,8 +86,8 @@ def calibrate(
         data: what the cases are, in words for the report.
 
     Raises:
-        UsageError: with fewer than 50 cases or one class only, for a method that does not fit the model, or an `out`
-            that is `weights` itself.
+        UsageError: with fewer than 50 cases or one class only, for probabilities that rank cases the wrong way round,
+            a method that does not fit the model, or an `out` that is `weights` itself.
         WeightsError: if `weights` cannot be read or carries no contract.
     """
     if method not in get_args(Method):
@@ -95,6 +96,12 @@ def calibrate(
         raise UsageError(
             f"{int(labels.sum())} positive and {int((~labels).sum())} negative cases; a calibration needs both and at "
             f"least {FEWEST} in all"
+        )
+    if (auc := roc_auc(labels, probabilities)) < 0.5:
+        # Both methods keep the order of cases, so all they could do is to make every case alike.
+        raise UsageError(
+            f"positive cases have the lower probabilities (AUC {auc:.3f}), which no calibration mends; is the label "
+            "that counts as positive the model's positive class?"
         )
     state, contract = _read(weights, out, method)
     fit = _FITS[method]
