@@ -200,9 +200,7 @@ def read_patients(path: Path) -> dict[str, Patient]:
 def _disagreements(path: Path, patients: dict[str, Patient]) -> list[str]:
     """Says for how many patients the stage in their row is not the one that their nodes give."""
     differ = [
-        p.name
-        for p in patients.values()
-        if p.given_stage and p.nodes and p.given_stage != p.stage_by_nodes
+        p.name for p in patients.values() if p.given_stage and p.nodes and p.given_stage != p.stage_by_nodes
     ]
     if not differ:
         return []

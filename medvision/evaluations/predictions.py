@@ -83,7 +83,9 @@ def _files(folder: Path) -> dict[str, Path]:
     """The result or table of each slide, in order of name."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of predictions")
-    found = {path.parent.name: path for path in sorted(folder.glob(f"*/{RESULT}")) if not is_set_aside(path.parent)}
+    found = {
+        path.parent.name: path for path in sorted(folder.glob(f"*/{RESULT}")) if not is_set_aside(path.parent)
+    }
     if not found:
         found = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.name != SLIDE_SCORES}
     if not found:

@@ -52,9 +52,7 @@ class SlideTruth:
         return bool(self.positive) or self.mask is not None
 
 
-def read_truth(
-    folder: Path, slides: Iterable[str], exclude: Collection[str] = ()
-) -> dict[str, SlideTruth]:
+def read_truth(folder: Path, slides: Iterable[str], exclude: Collection[str] = ()) -> dict[str, SlideTruth]:
     """The truth about every slide that `folder` or `slides` names, by case-folded name.
 
     `SLIDE.xml` or `SLIDE.geojson` hold outlines, `SLIDE_mask.tif` (or .tiff, .png) a mask with the value 255, 2 (where

@@ -223,7 +223,9 @@ def tumour_values(known: set[int]) -> tuple[int, int]:
     """
     if _meaningless(known):
         listed = ", ".join(map(str, sorted(known)[:8]))
-        raise AnnotationError(f"a mask of the values {listed}; tumour must be 255, 2 (where 1 is tissue) or 1")
+        raise AnnotationError(
+            f"a mask of the values {listed}; tumour must be 255, 2 (where 1 is tissue) or 1"
+        )
     if max(known, default=0) > 2:
         return 128, 255
     return (2, 2) if 2 in known else (1, 1)

@@ -227,7 +227,7 @@ def test_what_is_missing_or_unreadable_of_an_excluded_slide_does_not_matter(coho
 def test_a_failed_slide_can_be_excluded(cohort, tmp_path):
     out = as_results(cohort[0], tmp_path / "run")
     (out / "a" / "result.json").write_text(result("a", None, verdict="failed").model_dump_json())
-    with pytest.raises(UsageError, match="failed: why.*exclude 'a' by name"):
+    with pytest.raises(UsageError, match=r"failed: why.*exclude 'a' by name"):
         evaluate(out, cohort[1])
     assert len(evaluate(out, cohort[1], exclude=["a"], resamples=0).slides) == 3
 

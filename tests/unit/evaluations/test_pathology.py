@@ -102,7 +102,9 @@ def test_labels_may_be_other_words(tmp_path):
     path = tmp_path / "patches.csv"
     path.write_text("label,probability\nDCIS,0.9\nbenign,0.2\ninvasive,0.4\n")
     assert read_patches(path, "dcis").positive.tolist() == [True, False, False]
-    with pytest.raises(UsageError, match=r"no patch has the positive label 'tumor'; its labels are DCIS, benign, inv"):
+    with pytest.raises(
+        UsageError, match=r"no patch has the positive label 'tumor'; its labels are DCIS, benign, inv"
+    ):
         read_patches(path, "tumor")
 
 
