@@ -92,17 +92,7 @@ def calibrate(
     """
     if method not in get_args(Method):
         raise UsageError(f"no calibration method {method!r}; known: {', '.join(get_args(Method))}")
-    if len(labels) < FEWEST or labels.all() or not labels.any():
-        raise UsageError(
-            f"{int(labels.sum())} positive and {int((~labels).sum())} negative cases; a calibration needs both and at "
-            f"least {FEWEST} in all"
-        )
-    if (auc := roc_auc(labels, probabilities)) < 0.5:
-        # Both methods keep the order of cases, so all they could do is to make every case alike.
-        raise UsageError(
-            f"positive cases have the lower probabilities (AUC {auc:.3f}), which no calibration mends; is the label "
-            "that counts as positive the model's positive class?"
-        )
+    _check_cases(labels, probabilities)
     state, contract = _read(weights, out, method)
     fit = _FITS[method]
     held_out = cross_fit(fit, labels, probabilities, slides)
@@ -206,6 +196,20 @@ _FITS: dict[Method, Callable[[Bools, Floats], Callable[[Floats], Floats]]] = {
     "temperature": _temperature_map,
     "isotonic": _isotonic_map,
 }
+
+
+def _check_cases(labels: Bools, probabilities: Floats) -> None:
+    if len(labels) < FEWEST or labels.all() or not labels.any():
+        raise UsageError(
+            f"{int(labels.sum())} positive and {int((~labels).sum())} negative cases; a calibration needs both and at "
+            f"least {FEWEST} in all"
+        )
+    if (auc := roc_auc(labels, probabilities)) < 0.5:
+        # Both methods keep the order of cases, so all they could do is to make every case alike.
+        raise UsageError(
+            f"positive cases have the lower probabilities (AUC {auc:.3f}), which no calibration mends; is the label "
+            "that counts as positive the model's positive class?"
+        )
 
 
 def _fields(
