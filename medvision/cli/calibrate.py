@@ -66,6 +66,8 @@ def calibrate(
     ]
     console.print(table("", ("figure", "before", "after"), rows))
     console.print(done.contract.calibration, markup=False)
+    for note in given.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     for name, path in done.files.items():
         print_made(name, path)
     return 0

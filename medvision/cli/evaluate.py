@@ -109,8 +109,11 @@ def pathology(*, predictions: Path, out: Path, positive: str | None = None, bins
 
 def _write(page: EvaluationPage, out: Path) -> int:
     from medvision.evaluations.page import terminal_table, write_page
+    from medvision.report.format import visible
 
     console.print(terminal_table(page))
+    for note in page.notes:
+        console.print(f"note: {visible(note)}", markup=False, soft_wrap=True)
     for path in write_page(page, out).values():
         print_made(path.suffix[1:], path)
     return 0

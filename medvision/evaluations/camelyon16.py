@@ -18,7 +18,7 @@ from medvision.core.errors import SpacingError, UsageError
 from medvision.core.geometry import Box
 from medvision.core.results import Score
 from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
-from medvision.evaluations.predictions import SlidePrediction, read_predictions
+from medvision.evaluations.predictions import SlidePrediction, predicted_slides, read_predictions
 from medvision.evaluations.truth import SlideTruth, read_mask, read_truth
 from medvision.metrics.froc import CaseHits, Froc, Protocol, froc
 from medvision.metrics.lesions import PIXEL_UM, Lesions, growth_px, label_lesions, score_detections
@@ -93,22 +93,21 @@ def evaluate(
         protocol: "official" repeats the published evaluation, its quirks included; "corrected" leaves them out and
             measures with each slide's own spacing. `docs/evaluate.md` lists the differences.
         spacing_um: level-0 spacing of slides whose predictions do not state it (CAMELYON16: 0.243).
-        exclude: slides to leave out, such as test_049 (a duplicate) and test_114 (not exhaustively annotated).
+        exclude: slides to leave out, such as test_049 (a duplicate) and test_114 (not exhaustively annotated), or one
+            that failed; neither its prediction nor its truth is read.
         resamples: bootstrap draws of slides for the 95% intervals.
         seed: equal seeds give equal intervals.
 
     Raises:
-        UsageError: if a slide has truth and no prediction, or the reverse, or no slide holds a lesion that counts.
+        UsageError: if a slide has truth and no prediction, or the reverse, no slide holds a lesion that counts, a name
+            to exclude is unknown, or `spacing_um` is not above 0.
         SpacingError: if the spacing of a slide with tumour is neither stated nor given.
         AnnotationError: if a reference file cannot be read.
     """
-    left_out = {name.casefold() for name in exclude}
-    predicted = {p.slide.casefold(): p for p in read_predictions(predictions)}
-    if absent := sorted(name for name in exclude if name.casefold() not in predicted):
-        raise UsageError(f"{predictions}: slides to exclude are not there: {', '.join(absent)}")
-    predicted = {key: p for key, p in predicted.items() if key not in left_out}
-    truth = read_truth(reference, [p.slide for p in predicted.values()])
-    truth = {key: t for key, t in truth.items() if key not in left_out}
+    if spacing_um is not None and not 0 < spacing_um < math.inf:
+        raise UsageError(f"a slide spacing of {spacing_um:g} um/px; it must be above 0")
+    predicted = {p.slide.casefold(): p for p in read_predictions(predictions, exclude)}
+    truth = read_truth(reference, predicted_slides(predictions), exclude)
     if missing := [t.slide for key, t in truth.items() if key not in predicted]:
         raise UsageError(
             f"{predictions}: no predictions for {', '.join(missing)}; a slide without detections needs an empty file, "
@@ -163,14 +162,14 @@ def find_lesions(
 
 
 def _spacing(truth: SlideTruth, prediction: SlidePrediction, given: float | None) -> tuple[float, float]:
-    if given is not None:
-        return given, given
-    if prediction.spacing_um is None:
+    if prediction.spacing_um is not None:
+        return prediction.spacing_um
+    if given is None:
         raise SpacingError(
             f"{truth.slide}: its predictions state no spacing, so lesions cannot be measured; pass the level-0 spacing "
             "in um/px (CAMELYON16: 0.243)"
         )
-    return prediction.spacing_um
+    return given, given
 
 
 def _slide_score(hits: CaseHits, truth: SlideTruth, prediction: SlidePrediction) -> SlideScore:

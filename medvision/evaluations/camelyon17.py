@@ -46,8 +46,20 @@ class Patient:
 
     @property
     def stage(self) -> str:
-        """The stage as given, else by the rule from the nodes."""
-        return self.given_stage or stage_of(list(self.nodes.values()))
+        """The stage as given, else by the rule from the nodes.
+
+        Raises:
+            UsageError: naming the patient, where the rule gives none.
+        """
+        return self.given_stage or self.stage_by_nodes
+
+    @property
+    def stage_by_nodes(self) -> str:
+        """The stage by the rule from the nodes; raises as `stage`."""
+        try:
+            return stage_of(list(self.nodes.values()))
+        except UsageError as error:
+            raise UsageError(f"{self.name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +200,7 @@ def read_patients(path: Path) -> dict[str, Patient]:
 def _disagreements(path: Path, patients: dict[str, Patient]) -> list[str]:
     """Says for how many patients the stage in their row is not the one that their nodes give."""
     differ = [
-        p.name
-        for p in patients.values()
-        if p.given_stage and p.nodes and p.given_stage != stage_of([*p.nodes.values()])
+        p.name for p in patients.values() if p.given_stage and p.nodes and p.given_stage != p.stage_by_nodes
     ]
     if not differ:
         return []

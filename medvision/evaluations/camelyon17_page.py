@@ -74,7 +74,8 @@ def draw_confusion(result: Camelyon17Result) -> Plot:
             axes.set_title(title, loc="left", fontsize=11)
 
     alt = "Confusion tables, the reference in rows; the counts are in the tables below"
-    return draw("confusion", alt, (3.4 * len(tables), 3.3), paint)
+    # As wide as five names of stages side by side are, with a gap between them.
+    return draw("confusion", alt, (4.4 * len(tables), 4.0), paint)
 
 
 def _paint(axes: Axes, table: Counts, classes: tuple[str, ...]) -> None:

@@ -145,7 +145,7 @@ def read_patches(path: Path, positive: str | None = None) -> PatchPredictions:
     predicted by several networks is not several patches.
 
     Raises:
-        UsageError: if the file is malformed, naming the line.
+        UsageError: if the file is malformed, naming the line, or no row has the label `positive`.
     """
     table = read_table(path, ("label", "probability"), ("slide", "patch", "seed"))
     labels, probabilities, slides = [], [], []
@@ -161,6 +161,12 @@ def read_patches(path: Path, positive: str | None = None) -> PatchPredictions:
             if (slide, row["patch"]) in seen:
                 raise UsageError(f"{path}, line {line}: patch {row['patch']!r} for the second time")
             seen.add((slide, row["patch"]))
+    if positive is not None and not any(labels):
+        known = sorted({row["label"] for _, row in table.rows})
+        raise UsageError(
+            f"{path}: no patch has the positive label {positive!r}; its labels are {', '.join(known[:8])}"
+            + (" ..." if len(known) > 8 else "")
+        )
     if len(seeds := {row["seed"] for _, row in table.rows if "seed" in row}) > 1:
         raise UsageError(
             f"{path}: predictions of {len(seeds)} seeds; keep the rows of one, a patch may count once only"

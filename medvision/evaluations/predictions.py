@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,53 +40,76 @@ class SlidePrediction:
     note: str = ""
 
 
-def read_predictions(folder: Path) -> list[SlidePrediction]:
+def read_predictions(folder: Path, exclude: Collection[str] = ()) -> list[SlidePrediction]:
     """Read all predictions of a folder, in order of slide name.
 
     Either sub-folders `SLIDE/result.json` of `medvision analyze`, with the detections from `SLIDE/detections.csv` or,
     where that is absent, from the result's regions at their peak; or files `SLIDE.csv` with the columns probability, x,
     y in level-0 pixels, and, for a score per slide, `slide_scores.csv` with the columns slide, probability and, where
     known, the level-0 spacing in um/px. A header line is allowed. A slide without detections needs its (empty) file.
-    Results set aside by the store are passed over.
+    Results set aside by the store are passed over, and slides of `exclude` (without regard to case) are not read.
 
     Raises:
         UsageError: if the folder holds neither, or a file is malformed, or a slide failed or was rejected, or two files
             are of one slide (names are compared without regard to case).
     """
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of predictions")
-    results = sorted(path for path in folder.glob(f"*/{RESULT}") if not is_set_aside(path.parent))
-    if results:
-        _refuse_twins(folder, [path.parent.name for path in results])
-        return [_read_result(path) for path in results]
-    tables = sorted(path for path in folder.glob("*.csv") if path.name != SLIDE_SCORES)
-    if not tables:
-        raise UsageError(
-            f"{folder}: holds neither SLIDE/{RESULT} as written by `medvision analyze` nor SLIDE.csv"
-        )
-    _refuse_twins(folder, [path.stem for path in tables])
+    left_out = {name.casefold() for name in exclude}
+    found = {name: path for name, path in _files(folder).items() if name.casefold() not in left_out}
+    if any(path.name == RESULT for path in found.values()):
+        return [_read_result(path) for path in found.values()]
     scores = _read_scores(folder / SLIDE_SCORES)
-    names = {path.stem for path in tables}
-    if strangers := sorted(set(scores) - names):
+    if strangers := sorted(name for name in scores.keys() - found if name.casefold() not in left_out):
         raise UsageError(
             f"{folder / SLIDE_SCORES}: scores slides without a detection file: {', '.join(strangers)}"
         )
-    if scores and (missing := sorted(names - set(scores))):
+    if scores and (missing := sorted(found.keys() - scores)):
         raise UsageError(f"{folder / SLIDE_SCORES}: has no score for {', '.join(missing)}")
     return [
-        SlidePrediction(path.stem, *read_detections(path), *scores.get(path.stem, (None, None)))
-        for path in tables
+        SlidePrediction(name, *read_detections(path), *scores.get(name, (None, None)))
+        for name, path in found.items()
     ]
+
+
+def predicted_slides(folder: Path) -> list[str]:
+    """Names of the slides that a folder of predictions holds, whatever became of them.
+
+    Raises:
+        UsageError: if it holds none, or two files of one slide.
+    """
+    return list(_files(folder))
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The result or table of each slide, in order of name."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder of predictions")
+    found = {
+        path.parent.name: path for path in sorted(folder.glob(f"*/{RESULT}")) if not is_set_aside(path.parent)
+    }
+    if not found:
+        found = {path.stem: path for path in sorted(folder.glob("*.csv")) if path.name != SLIDE_SCORES}
+    if not found:
+        raise UsageError(
+            f"{folder}: holds neither SLIDE/{RESULT} as written by `medvision analyze` nor SLIDE.csv"
+        )
+    _refuse_twins(folder, list(found))
+    return found
 
 
 def read_detections(path: Path) -> tuple[Floats, Floats]:
     """Points (n, 2) as (row, column), and probabilities (n,), of a CSV of probability, x, y; x is the column.
 
     Raises:
-        UsageError: if a line does not hold these three numbers, or a probability is outside [0, 1].
+        UsageError: if a header names the columns in another order, a line does not hold these three numbers, or a
+            probability is outside [0, 1].
     """
     rows = []
-    for number, row in _rows(path, "probability"):
+    head, lines = _rows(path, ("probability", "confidence", "score"))
+    if head and not (len(head) > 2 and head[1].startswith("x") and head[2].startswith("y")):
+        raise UsageError(
+            f"{path}: the columns are {', '.join(head)}; the first three must be probability, x, y"
+        )
+    for number, row in lines:
         try:
             probability, x, y = (float(cell) for cell in row[:3])
         except ValueError as error:
@@ -108,7 +132,8 @@ def _read_result(path: Path) -> SlidePrediction:
         raise UsageError(f"{path}: is no slide result that this version reads: {error}") from error
     if result.verdict in ("failed", "QC rejected"):
         raise UsageError(
-            f"{path}: the slide was not scored ({result.verdict}: {result.reason}); analyse it again"
+            f"{path}: the slide was not scored ({result.verdict}: {result.reason}); analyse it again or exclude "
+            f"{path.parent.name!r} by name"
         )
     table = path.with_name(DETECTIONS)
     if table.exists():
@@ -138,7 +163,7 @@ def _read_scores(path: Path) -> dict[str, tuple[float, tuple[float, float] | Non
     scores: dict[str, tuple[float, tuple[float, float] | None]] = {}
     if not path.exists():
         return scores
-    for number, row in _rows(path, "slide"):
+    for number, row in _rows(path, ("slide", "image", "name"))[1]:
         try:
             name, score = row[0].strip(), float(row[1])
             spacing = float(row[2]) if len(row) > 2 and row[2].strip() else None
@@ -152,8 +177,8 @@ def _read_scores(path: Path) -> dict[str, tuple[float, tuple[float, float] | Non
     return scores
 
 
-def _rows(path: Path, first_column: str) -> list[tuple[int, list[str]]]:
-    """Lines with their number, without blank lines and the header, known by the name of its first column."""
+def _rows(path: Path, first_columns: Collection[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """The header in lower case, known by its first column, or nothing; and the other lines with their number."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             rows = [
@@ -161,11 +186,7 @@ def _rows(path: Path, first_column: str) -> list[tuple[int, list[str]]]:
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV: {error}") from error
-    is_header = bool(rows) and rows[0][1][0].strip().lower() in (
-        first_column,
-        "confidence",
-        "score",
-        "image",
-        "name",
-    )
-    return rows[1:] if is_header else rows
+    head = [cell.strip().lower() for cell in rows[0][1]] if rows else []
+    if head and head[0] in first_columns:
+        return head, rows[1:]
+    return [], rows

@@ -22,6 +22,7 @@ from medvision.metrics.calibration import (
     margins_of,
     reliability,
 )
+from medvision.metrics.ranking import roc_auc
 from medvision.models.contract import WeightsContract
 from medvision.models.weights import State, read_weights, write_weights
 from medvision.report.plots import Plot, draw, paint_reliability
@@ -85,17 +86,13 @@ def calibrate(
         data: what the cases are, in words for the report.
 
     Raises:
-        UsageError: with fewer than 50 cases or one class only, for a method that does not fit the model, or an `out`
-            that is `weights` itself.
+        UsageError: with fewer than 50 cases or one class only, for probabilities that rank cases the wrong way round,
+            a method that does not fit the model, or an `out` that is `weights` itself.
         WeightsError: if `weights` cannot be read or carries no contract.
     """
     if method not in get_args(Method):
         raise UsageError(f"no calibration method {method!r}; known: {', '.join(get_args(Method))}")
-    if len(labels) < FEWEST or labels.all() or not labels.any():
-        raise UsageError(
-            f"{int(labels.sum())} positive and {int((~labels).sum())} negative cases; a calibration needs both and at "
-            f"least {FEWEST} in all"
-        )
+    _check_cases(labels, probabilities)
     state, contract = _read(weights, out, method)
     fit = _FITS[method]
     held_out = cross_fit(fit, labels, probabilities, slides)
@@ -199,6 +196,20 @@ _FITS: dict[Method, Callable[[Bools, Floats], Callable[[Floats], Floats]]] = {
     "temperature": _temperature_map,
     "isotonic": _isotonic_map,
 }
+
+
+def _check_cases(labels: Bools, probabilities: Floats) -> None:
+    if len(labels) < FEWEST or labels.all() or not labels.any():
+        raise UsageError(
+            f"{int(labels.sum())} positive and {int((~labels).sum())} negative cases; a calibration needs both and at "
+            f"least {FEWEST} in all"
+        )
+    if (auc := roc_auc(labels, probabilities)) < 0.5:
+        # Both methods keep the order of cases, so all they could do is to make every case alike.
+        raise UsageError(
+            f"positive cases have the lower probabilities (AUC {auc:.3f}), which no calibration mends; is the label "
+            "that counts as positive the model's positive class?"
+        )
 
 
 def _fields(

@@ -186,6 +186,9 @@ def _statements(result: SlideResult) -> tuple[Fact, ...]:
     calibration = text.visible(result.model.calibration).strip() or "uncalibrated"
     if calibration.lower().startswith("uncalibrated"):
         calibration += " – the figure orders slides by suspicion; it is not the chance of disease"
+    elif result.map == "probability":
+        # A map's cells were calibrated; the slide's figure is the highest of many of them, or a slide model's.
+        calibration += " – of the windows; the slide's figure orders slides by suspicion"
     statements = [Fact("Calibration", calibration)]
     if result.score_rule:
         statements.append(Fact("Slide score", text.visible(result.score_rule)))

@@ -7,6 +7,7 @@ Inside, points are (row, column) in level-0 pixels, where (0, 0) is the corner o
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import uuid
@@ -192,7 +193,9 @@ def write_geojson(path: Path, annotations: Iterable[Annotation]) -> None:
     """Write a FeatureCollection that QuPath opens: (x, y) in level-0 pixels; same annotations, same bytes.
 
     Polygons that follow each other under one name, with equal class and measurements, are parts of one thing and
-    become one feature, a MultiPolygon; `read_geojson` takes it apart again.
+    become one feature, a MultiPolygon; `read_geojson` takes it apart again. A ring of one or two points gets its last
+    one again, as a ring of GeoJSON has four positions at least. Measurements that are no finite number, which QuPath
+    exports as NaN, are left out, since JSON knows none.
     """
     features = [
         _feature(number, list(parts)) for number, (_, parts) in enumerate(groupby(annotations, _thing))
@@ -339,7 +342,9 @@ def _feature(number: int, parts: list[Annotation]) -> dict[str, Any]:
         properties["classification"] = {"name": one.group, "colorRGB": packed}
     if one.color is not None:
         properties["color"] = list(one.color)
-    properties["measurements"] = [{"name": k, "value": float(v)} for k, v in one.measurements.items()]
+    properties["measurements"] = [
+        {"name": k, "value": float(v)} for k, v in one.measurements.items() if math.isfinite(v)
+    ]
     # A name-based id: QuPath wants a UUID, and equal input must give equal bytes.
     content = json.dumps([number, geometry, properties], allow_nan=False)
     return {
@@ -351,8 +356,9 @@ def _feature(number: int, parts: list[Annotation]) -> dict[str, Any]:
 
 
 def _closed(ring: Points) -> list[list[float]]:
-    """(x, y) pairs with the first one again at the end, as GeoJSON wants."""
+    """(x, y) pairs with the first one again at the end, four at least, as GeoJSON wants."""
     pairs = [list(pair) for pair in _to_xy(ring)]
+    pairs += [pairs[-1]] * (3 - len(pairs))
     return [*pairs, pairs[0]]
 
 

@@ -142,12 +142,12 @@ class MaskImage:
         if abs(math.log(ratio[0] / ratio[1])) > 0.02:
             source.close()
             raise AnnotationError(f"{path}: mask of {base} pixels for a slide of {shape}: not of one shape")
-        level = max(k for k, one in enumerate(source.levels) if k == 0 or max(one.downsample) <= _LEARNT_AT)
-        known = set()
-        for block in _blocks(Box((0, 0), source.levels[level].shape), _NATIVE_SIDE, _NATIVE_SIDE):
-            known |= set(np.unique(source.read(block, level)[..., 0]).tolist())
-        least, most = tumour_values(known)
-        return cls(source, ratio, least, most, empty=not any(least <= value <= most for value in known))
+        try:
+            least, most, empty = learn_tumour(source)
+        except AnnotationError as error:
+            source.close()
+            raise AnnotationError(f"{path}: {error}") from error
+        return cls(source, ratio, least, most, empty)
 
     def contains(self, points: Points) -> npt.NDArray[np.bool_]:
         """See `Area`; a point is where the pixel of the mask that holds it is."""
@@ -195,14 +195,51 @@ class MaskImage:
         return np.asarray((values >= self.least) & (values <= self.most))
 
 
+def learn_tumour(source: Source) -> tuple[int, int, bool]:
+    """The least and the largest value that mean tumour in a mask, and whether no pixel has one.
+
+    A whole level is looked at, the coarsest that still shows single cells.
+
+    Raises:
+        AnnotationError: as `tumour_values`.
+    """
+    level = max(k for k, one in enumerate(source.levels) if k == 0 or max(one.downsample) <= _LEARNT_AT)
+    known = _values(source, level)
+    # A level made by averaging may hold nothing but mixtures of 0 and 255; a finer one tells them from other labels.
+    while level > 0 and _meaningless(known):
+        level -= 1
+        known = _values(source, level)
+    least, most = tumour_values(known)
+    return least, most, not any(least <= value <= most for value in known)
+
+
 def tumour_values(known: set[int]) -> tuple[int, int]:
     """The least and the largest value that mean tumour in a mask that holds the values `known`.
 
     255 (from 128 up, whatever a codec made of it); where no value is above 2: 2 beside tissue of 1, or 1.
+
+    Raises:
+        AnnotationError: if the largest value lies between these, because what it means would be a guess.
     """
+    if _meaningless(known):
+        listed = ", ".join(map(str, sorted(known)[:8]))
+        raise AnnotationError(
+            f"a mask of the values {listed}; tumour must be 255, 2 (where 1 is tissue) or 1"
+        )
     if max(known, default=0) > 2:
         return 128, 255
     return (2, 2) if 2 in known else (1, 1)
+
+
+def _meaningless(known: set[int]) -> bool:
+    return 2 < max(known, default=0) < 128
+
+
+def _values(source: Source, level: int) -> set[int]:
+    known: set[int] = set()
+    for block in _blocks(Box((0, 0), source.levels[level].shape), _NATIVE_SIDE, _NATIVE_SIDE):
+        known |= set(np.unique(source.read(block, level)[..., 0]).tolist())
+    return known
 
 
 def _blocks(box: Box, rows: int, columns: int) -> Iterator[Box]:

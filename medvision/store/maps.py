@@ -34,7 +34,7 @@ def read_map(folder: Path) -> SlideMap:
     """The slide of one folder written by `medvision analyze`.
 
     Raises:
-        UsageError: if it holds no readable result, or the slide failed or was rejected.
+        UsageError: if it holds no readable result, one without a probability map, or the slide failed or was rejected.
         UnreadableSourceError: if its heatmap cannot be read.
     """
     path = folder / RESULT
@@ -47,6 +47,11 @@ def read_map(folder: Path) -> SlideMap:
     if result.verdict in ("failed", "QC rejected"):
         raise UsageError(
             f"{path}: the slide was not scored ({result.verdict}: {result.reason}); analyse it again"
+        )
+    if result.verdict == "done" and (result.heatmap is None or result.map != "probability"):
+        raise UsageError(
+            f"{path}: {result.model.name} gave the slide no map of probabilities; results of `medvision analyze` have "
+            "one, those of `medvision aggregate` do not"
         )
     raster = None if result.heatmap is None else read_raster(folder / result.heatmap.file)
     return SlideMap(folder.name, result, raster)

@@ -6,6 +6,8 @@ features of every slide and the out-of-fold probabilities. The same heatmaps and
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,14 +226,20 @@ def _figures(table: SlideTable, found: Floats) -> dict[str, Figure]:
 
 
 def _write_tables(out: Path, table: SlideTable, found: Floats) -> None:
-    lines = [",".join(("slide", "positive", *FEATURES))]
+    lines: list[tuple[str, ...]] = [("slide", "positive", *FEATURES)]
     for name, positive, values in zip(table.names, table.positive, table.features, strict=True):
-        lines.append(",".join((name, str(int(positive)), *(f"{value:.6g}" for value in values))))
-    atomic_write(out / "features.csv", ("\n".join(lines) + "\n").encode())
-    lines = ["slide,label,probability"]
+        lines.append((name, str(int(positive)), *(f"{value:.6g}" for value in values)))
+    _write_csv(out / "features.csv", lines)
+    lines = [("slide", "label", "probability")]
     for name, positive, value in zip(table.names, table.positive, found, strict=True):
-        lines.append(f"{name},{int(positive)},{value:.6f}")
-    atomic_write(out / "out-of-fold.csv", ("\n".join(lines) + "\n").encode())
+        lines.append((name, str(int(positive)), f"{value:.6f}"))
+    _write_csv(out / "out-of-fold.csv", lines)
+
+
+def _write_csv(path: Path, lines: list[tuple[str, ...]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    atomic_write(path, text.getvalue().encode())
 
 
 def _card(config: TrainSlideForestConfig, contract: ForestContract, table: SlideTable) -> str:

@@ -195,19 +195,77 @@ def test_a_slide_without_truth_is_named(cohort):
     (truth / "reference.csv").write_text("c,normal\nb,normal\n")
     with pytest.raises(UsageError, match="calls 'b' normal"):
         evaluate(given, truth, spacing_um=0.25)
+    (truth / "reference.csv").write_text("c,nomal\n")
+    with pytest.raises(UsageError, match=r"reference\.csv, line 1: label 'nomal' of 'c'; known: tumor"):
+        evaluate(given, truth, spacing_um=0.25)
+    (truth / "reference.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"reference\.csv: cannot be read as CSV"):
+        evaluate(given, truth, spacing_um=0.25)
 
 
 def test_excluded_slides_are_left_out_and_noted(cohort):
     got = evaluate(*cohort, spacing_um=0.25, exclude=["A"], resamples=0)
     assert [slide.slide for slide in got.slides] == ["b", "c", "normal_d"]
     assert any("A: left out" in note for note in got.notes)
-    with pytest.raises(UsageError, match="are not there: z"):
+    with pytest.raises(UsageError, match="neither there nor predicted: z"):
         evaluate(*cohort, spacing_um=0.25, exclude=["z"])
+
+
+def test_what_is_missing_or_unreadable_of_an_excluded_slide_does_not_matter(cohort):
+    given, truth = cohort
+    expected = evaluate(*cohort, spacing_um=0.25, exclude=["a"], resamples=0)
+    (given / "a.csv").write_text("spoilt")
+    (truth / "a.xml").write_text("spoilt")
+    assert evaluate(*cohort, spacing_um=0.25, exclude=["a"], resamples=0).slides == expected.slides
+    (given / "a.csv").unlink()
+    assert evaluate(*cohort, spacing_um=0.25, exclude=["a"], resamples=0).slides == expected.slides
+    (truth / "a.xml").unlink()
+    (given / "a.csv").write_text("")
+    assert evaluate(*cohort, spacing_um=0.25, exclude=["a"], resamples=0).slides == expected.slides
+
+
+def test_a_failed_slide_can_be_excluded(cohort, tmp_path):
+    out = as_results(cohort[0], tmp_path / "run")
+    (out / "a" / "result.json").write_text(result("a", None, verdict="failed").model_dump_json())
+    with pytest.raises(UsageError, match=r"failed: why.*exclude 'a' by name"):
+        evaluate(out, cohort[1])
+    assert len(evaluate(out, cohort[1], exclude=["a"], resamples=0).slides) == 3
 
 
 def test_spacing_is_never_guessed(cohort):
     with pytest.raises(SpacingError, match=r"a: .*CAMELYON16: 0\.243"):
         evaluate(*cohort)
+
+
+def test_a_spacing_given_is_for_slides_that_state_none(cohort, tmp_path):
+    out = as_results(cohort[0], tmp_path / "run")
+    expected = evaluate(out, cohort[1], "corrected", resamples=0)
+    assert evaluate(out, cohort[1], "corrected", spacing_um=2.0, resamples=0).slides == expected.slides
+    for wrong in (0.0, -0.25, float("nan"), float("inf")):
+        with pytest.raises(UsageError, match=r"um/px; it must be above 0"):
+            evaluate(*cohort, spacing_um=wrong)
+
+
+def test_a_mask_of_unknown_labels_is_refused_and_an_empty_one_is_normal(cohort):
+    given, truth = cohort
+    (truth / "c.xml").unlink()
+    mask = np.zeros((500, 500), np.uint8)
+    mask[100:200, 100:200] = 4
+    tifffile.imwrite(truth / "c_mask.tif", mask)
+    with pytest.raises(AnnotationError, match=r"c_mask\.tif: a mask of the values 0, 4; tumour must be 255"):
+        evaluate(given, truth, spacing_um=0.25)
+    (truth / "c_mask.tif").write_bytes(b"")
+    assert evaluate(given, truth, spacing_um=0.25, resamples=0).tumour_slides == 2
+
+
+def test_a_small_tumour_between_the_pixels_looked_at_does_not_make_tissue_tumour(cohort):
+    given, truth = cohort
+    (truth / "b.xml").unlink()
+    mask = np.ones((2000, 2000), np.uint8)
+    mask[3, 3] = 2  # every 32nd pixel is read, from the 16th
+    tifffile.imwrite(truth / "b_mask.tif", mask, tile=(256, 256))
+    by_name = {s.slide: s for s in evaluate(given, truth, spacing_um=0.25, resamples=0).slides}
+    assert (by_name["b"].tumour, by_name["b"].lesions, by_name["b"].false_positives) == (True, 0, 3)
 
 
 def test_a_failed_slide_is_an_error_and_an_empty_one_scores_zero(tmp_path):
@@ -227,6 +285,8 @@ def test_a_failed_slide_is_an_error_and_an_empty_one_scores_zero(tmp_path):
     [
         ("a.csv", "0.5,1\n", "line 1"),
         ("a.csv", "probability,x,y\n0.5,one,2\n", "line 2"),
+        ("a.csv", "probability,y,x\n0.5,1,2\n", "the columns are probability, y, x; the first three must be"),
+        ("a.csv", "probability\n", "the columns are probability; the first three must be"),
         ("a.csv", "1.5,1,2\n", r"must be in \[0, 1\]"),
         ("slide_scores.csv", "a,0.5\n", "has no score for b, c, normal_d"),
         ("slide_scores.csv", "a,0.5\na,0.6\n", "'a' twice"),

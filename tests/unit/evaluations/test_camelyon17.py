@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from medvision.cli import run
 from medvision.core.errors import UsageError
 from medvision.evaluations.base import load_evaluations
 from medvision.evaluations.camelyon17 import NODES, STAGES, evaluate, read_patients, stage_of
-from medvision.evaluations.camelyon17_page import describe
+from medvision.evaluations.camelyon17_page import describe, draw_confusion
 from medvision.evaluations.page import write_page
+from medvision.report.plots import draw
 
 
 @pytest.mark.parametrize(
@@ -129,6 +131,34 @@ def test_patients_and_nodes_must_be_those_of_the_reference(files, tmp_path):
     same = table(tmp_path / "same.csv", dict.fromkeys(said, "pN0"))
     with pytest.raises(UsageError, match="all 40 cases are of one class"):
         evaluate(same, same)
+
+
+def test_a_patient_beyond_the_rule_is_named(tmp_path):
+    nodes = {"patient_001": ["macro"] * 10, "patient_002": ["negative"] * 10}
+    given = table(tmp_path / "given.csv", nodes=nodes)
+    with pytest.raises(UsageError, match="patient_001: 10 nodes with metastases"):
+        evaluate(given, given)
+
+
+def test_names_of_classes_do_not_touch_in_the_plot(files, monkeypatch):
+    reference, predictions, _, _ = files
+    figures = []
+
+    def watched(name, alt, size, paint):
+        def then(figure):
+            figures.append(figure)
+            paint(figure)
+
+        return draw(name, alt, size, then)
+
+    monkeypatch.setattr("medvision.evaluations.camelyon17_page.draw", watched)
+    draw_confusion(evaluate(predictions, reference, resamples=0))
+    (figure,) = figures
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        gaps = [right.x0 - left.x1 for left, right in pairwise(boxes)]
+        assert min(gaps) > 0.06 * figure.dpi, axes.get_title(loc="left")
 
 
 def test_files_and_command(files, tmp_path):

@@ -102,6 +102,10 @@ def test_labels_may_be_other_words(tmp_path):
     path = tmp_path / "patches.csv"
     path.write_text("label,probability\nDCIS,0.9\nbenign,0.2\ninvasive,0.4\n")
     assert read_patches(path, "dcis").positive.tolist() == [True, False, False]
+    with pytest.raises(
+        UsageError, match=r"no patch has the positive label 'tumor'; its labels are DCIS, benign, inv"
+    ):
+        read_patches(path, "tumor")
 
 
 def test_files_and_command(patches, tmp_path):
@@ -117,3 +121,12 @@ def test_files_and_command(patches, tmp_path):
     assert "| GDensenet, Veeling et al. 2018 | 0.963 | 0.898 |" in first["pathology.md"].decode()
     assert run(["evaluate", "pathology", "--predictions", str(patches[0]), "--out", str(tmp_path / "c")]) == 0
     assert (tmp_path / "c" / "pathology.html").is_file()
+
+
+def test_the_command_says_what_the_figures_lack(tmp_path, capfd):
+    path = tmp_path / "normal.csv"
+    path.write_text("label,probability\n0,0.1\n0,0.3\n")
+    assert run(["evaluate", "pathology", "--predictions", str(path), "--out", str(tmp_path / "out")]) == 0
+    said = capfd.readouterr().out
+    assert "note: no AUC: all 2 patches are of one class" in said
+    assert "note: no column slide" in said

@@ -119,6 +119,8 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path: Path) -> None:
         attempt(y=np.zeros(100, bool))
     with pytest.raises(UsageError, match="at least 50"):
         attempt(y=labels[:20])
+    with pytest.raises(UsageError, match=r"positive cases have the lower probabilities \(AUC 0\.\d+\)"):
+        attempt(y=~labels)
     with pytest.raises(UsageError, match="known: temperature, isotonic"):
         attempt(method="platt")
     with pytest.raises(UsageError, match=r"written as \.safetensors"):

@@ -159,6 +159,10 @@ def test_calibrated_models_are_not_called_uncalibrated(make_result, page_of):
     text = page_of(render_html(build_report(folder))).text
     assert "temperature 1.3 on 400 slides" in text
     assert "uncalibrated" not in text
+    assert (
+        "temperature 1.3 on 400 slides – of the windows; the slide's figure orders slides by suspicion"
+        in text
+    )
 
 
 @pytest.mark.parametrize(

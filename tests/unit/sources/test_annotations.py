@@ -141,6 +141,27 @@ def test_geojson_forms_of_one_multipolygon(tmp_path, wrap):
     assert got[0].measurements == {"n": 2}
 
 
+def test_measurements_that_qupath_exports_as_nan_do_not_spoil_the_next_file(tmp_path):
+    path, copy = tmp_path / "a.geojson", tmp_path / "b.geojson"
+    write_geojson(path, one_of_each()[:1])
+    path.write_text(path.read_text().replace('"value":12.5}', '"value":12.5},{"name":"od","value":NaN}'))
+    got = read_geojson(path)
+    assert np.isnan(got[0].measurements["od"])
+    write_geojson(copy, got)
+    assert read_geojson(copy)[0].measurements == {"area_um2": 12.5}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_ring_has_four_positions_whatever_was_drawn(tmp_path, count):
+    path = tmp_path / "a.geojson"
+    write_geojson(path, [Annotation("slip of the pen", "Tumor", "polygon", SQUARE[:count])])
+    (feature,) = json.loads(path.read_text())["features"]
+    (ring,) = feature["geometry"]["coordinates"]
+    assert len(ring) == 4
+    assert ring[0] == ring[-1]
+    assert shapely.from_geojson(json.dumps(feature["geometry"])).area == (0 if count < 3 else 207.5625)
+
+
 def test_camelyon_groups():
     given = [
         Annotation(group, group, "polygon", SQUARE)

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import shapely
+import tifffile
 
 from medvision.core.errors import AnnotationError
 from medvision.core.geometry import Box
@@ -107,6 +108,24 @@ def test_values_of_masks() -> None:
     assert tumour_values({0, 1, 2}) == (2, 2)
     assert tumour_values({0, 1}) == (1, 1)
     assert tumour_values({0}) == (1, 1)
+    with pytest.raises(AnnotationError, match="values 0, 1, 2, 3; tumour must be 255, 2"):
+        tumour_values({0, 1, 2, 3})
+
+
+def test_labels_that_mean_nothing_here_are_refused_and_mixtures_are_looked_at_closer(tmp_path: Path) -> None:
+    grades = np.zeros((512, 512), np.uint8)
+    grades[100:300, 100:300] = 3
+    write_mask(tmp_path / "grades.tif", grades.shape, lambda box: grades[box.slices()], 0.5)
+    with pytest.raises(AnnotationError, match=r"grades\.tif: a mask of the values 0, 3"):
+        read_area(tmp_path / "grades.tif", grades.shape)
+    fine, coarse = np.zeros((256, 256), np.uint8), np.zeros((128, 128), np.uint8)
+    fine[10, 10], coarse[5, 5] = 255, 64  # a level made by averaging
+    with tifffile.TiffWriter(tmp_path / "averaged.tif") as tiff:
+        tiff.write(fine, tile=(64, 64))
+        tiff.write(coarse, tile=(64, 64), subfiletype=1)
+    area = MaskImage.open(tmp_path / "averaged.tif", fine.shape)
+    assert (area.least, area.most, area.empty) == (128, 255, False)
+    area.close()
 
 
 def test_normal_slides_are_empty(tmp_path: Path) -> None:

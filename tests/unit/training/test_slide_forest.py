@@ -159,6 +159,22 @@ def test_lesions_of_two_runs(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("change", [{"map": "attention"}, {"map": "none", "heatmap": None}])
+def test_results_without_a_map_of_probabilities_are_refused(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    for run in "ab":
+        write_result(tmp_path / run / "s1", noise(0))
+    path = tmp_path / "a" / "s1" / "result.json"
+    path.write_text(
+        SlideResult.model_validate_json(path.read_bytes()).model_copy(update=change).model_dump_json()
+    )
+    with pytest.raises(UsageError, match=r"s1.result\.json: mini gave the slide no map of probabilities"):
+        list(score_lesions(tmp_path / "a", tmp_path / "b", tmp_path / "out"))
+    with pytest.raises(UsageError, match="no map of probabilities"):
+        list(score_lesions(tmp_path / "b", tmp_path / "a", tmp_path / "out"))
+
+
 def test_runs_of_other_slides_are_refused(tmp_path: Path) -> None:
     write_result(tmp_path / "a" / "s1", noise(0))
     write_result(tmp_path / "b" / "s2", noise(0))
