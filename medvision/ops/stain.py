@@ -177,8 +177,9 @@ def fit_vahadane(
         if np.abs(stains - before).max() < 1e-7:
             break
     ordered = _ordered(stains)
-    densities = _densities(image, white).astype(np.float64)
-    amounts = _sparse_amounts(densities, ordered.astype(np.float64), sparsity / 10)
+    amounts = _sparse_amounts(
+        _densities(image, white).astype(np.float64), ordered.astype(np.float64), sparsity
+    )
     return StainFit(ordered, np.percentile(amounts, 99, axis=0).astype(np.float32), white)
 
 
