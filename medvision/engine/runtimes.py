@@ -161,5 +161,5 @@ def _absent(backend: str, extra: str) -> UsageError:
 
 
 def _inconvertible(backend: str, model: PatchModel, error: Exception) -> UsageError:
-    said = str(error).strip().partition("\n")[0]
+    said = str(error).strip().partition("\n")[0].partition(". ")[0]
     return UsageError(f"model {model.name!r} cannot be converted for backend {backend!r}: {said}")

@@ -135,11 +135,14 @@ def read_contract(path: Path) -> tuple[TrunkContract, Path]:
 
 
 def _refuse_guess(path: Path, contract: TrunkContract) -> None:
-    """Weights beside a file need not be the published ones: foundation models have ImageNet's normalisation or others."""
+    """Weights beside a file need not be the published ones; foundation models often have ImageNet's normalisation."""
     from medvision.models.classifiers.foreign import find
 
     own = find(contract.architecture)[0]
-    if (contract.mean is None or contract.std is None) and (own.mean, own.std) != (IMAGENET_MEAN, IMAGENET_STD):
+    if (contract.mean is None or contract.std is None) and (own.mean, own.std) != (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    ):
         raise UsageError(
             f"{path}: mean and std are missing, and cannot be guessed: {contract.architecture} is published with mean "
             f"{list(own.mean)} and std {list(own.std)}, many others with {list(IMAGENET_MEAN)} and {list(IMAGENET_STD)}"
@@ -167,9 +170,7 @@ def _from_contract(name: str, contract: TrunkContract, weights: Path) -> PatchMo
     from medvision.models.classifiers.foreign import find
 
     own = find(contract.architecture)[0]
-    contract = contract.model_copy(
-        update={"mean": contract.mean or own.mean, "std": contract.std or own.std}
-    )
+    contract = contract.model_copy(update={"mean": contract.mean or own.mean, "std": contract.std or own.std})
     net, head = _build(contract)
     if contract.blocks:
         whole: nn.Module = _Blocks(net, contract.blocks)

@@ -114,7 +114,9 @@ def trunk_config(model: SlideModel, config: AggregateConfig) -> FeaturesConfig:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{model.name}: says wrong things of its trunk ({where}: {first['msg']})") from error
+        raise WeightsError(
+            f"{model.name}: says wrong things of its trunk ({where}: {first['msg']})"
+        ) from error
 
 
 def aggregate_slides(

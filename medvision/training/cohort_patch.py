@@ -261,7 +261,7 @@ class _Stains:
         return self.fitted[slide]
 
     def _fit(self, slide: int) -> Normaliser | None:
-        """None for a slide without tissue or next to no stain, or whose windows are damaged: it lends its stain to none."""
+        """None for a slide without tissue or stain, or with damaged windows: it lends its stain to none."""
         known = np.concatenate([self.places[slide].normal, self.places[slide].tumour])
         if len(known) == 0:
             return None

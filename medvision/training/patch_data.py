@@ -105,8 +105,8 @@ def check_folds(config: TrainPatchConfig, patches: PatchSet) -> tuple[tuple[str,
     learnt = sorted({region.slide for region in config.regions} & set(named))
     if learnt:
         raise UsageError(
-            f"slide {learnt[0]} is kept out in a fold or by `holdout`, but a region of it would be learnt from; name it "
-            "in no fold, or drop the region"
+            f"slide {learnt[0]} is kept out in a fold or by `holdout`, but a region of it would be learnt from; name "
+            "it in no fold, or drop the region"
         )
     tested = [slide for fold in folds for slide in fold]
     if len(set(tested)) != len(tested):

@@ -193,7 +193,9 @@ def _refuse_start(path: Path, metadata: dict[str, Any], data: SlideSet) -> None:
     try:
         said = FeatureSource.model_validate(metadata["features"])
     except ValidationError as error:
-        raise WeightsError(f"{path}: says wrong things of its features ({error.errors()[0]['msg']})") from error
+        raise WeightsError(
+            f"{path}: says wrong things of its features ({error.errors()[0]['msg']})"
+        ) from error
     if differ := data.source.differences(said):
         raise UsageError(f"{path}: a start that was trained on other features: {'; '.join(differ)}")
 
@@ -261,9 +263,7 @@ def _class_weights(config: TrainSlidesConfig, data: SlideSet) -> torch.Tensor:
 def _figures(config: TrainSlidesConfig, held: HeldOut) -> dict[str, Figure]:
     """AUC of the positive class against the rest, where both are held out, and accuracy; patients resampled."""
     part = f"{config.folds} folds" if config.folds else "one held-out part"
-    protocol = (
-        f"patients kept apart, {part}, {len(held.slides)} slides, which also chose the step; patients resampled"
-    )
+    protocol = f"patients kept apart, {part}, {len(held.slides)} slides, which also chose the step; patients resampled"
     positive = held.labels == len(config.classes) - 1
     right = (held.probabilities.argmax(axis=1) == held.labels).astype(np.float64)
     figures = {

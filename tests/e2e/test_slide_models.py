@@ -188,7 +188,9 @@ def test_a_trunk_by_absolute_path_is_not_named_to_others(
     torch.manual_seed(0)
     torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), tmp_path / "own.pth")
     trunk = tmp_path / "own.yaml"
-    trunk.write_text("architecture: mobilenet_v3_small\nwindow_px: 128\nspacing_um: 2.0\nblocks: [features.2]\n")
+    trunk.write_text(
+        "architecture: mobilenet_v3_small\nwindow_px: 128\nspacing_um: 2.0\nblocks: [features.2]\n"
+    )
     text = (ROOT / "configs/train-mil-smoke.yaml").read_text()
     config = tmp_path / "train.yaml"
     config.write_text(text + f"features: {{model: {trunk}}}\n")

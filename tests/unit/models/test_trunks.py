@@ -114,9 +114,9 @@ def test_torchvisions_inceptions_see_what_their_published_weights_saw(name: str,
     net = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True).eval()
     torch.save(net.state_dict(), tmp_path / "w.pth")
     trunk = load_trunk(TrunkSpec(name, tmp_path / "w.pth", 96, 0.5))
-    imagenet = (pixels(96).permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)) / torch.tensor(
-        IMAGENET_STD
-    ).view(3, 1, 1)
+    imagenet = (
+        pixels(96).permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    ) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
     net.fc = torch.nn.Identity()
     with torch.inference_mode():
         torch.testing.assert_close(trunk(pixels(96)), net(imagenet), atol=1e-4, rtol=1e-4)

@@ -323,7 +323,8 @@ def test_a_broken_off_run_ends_like_an_uninterrupted_one(cohort: Path, tmp_path:
 
 def test_a_slide_without_tissue_or_with_damage_lends_its_stain_to_none(windows: SlideWindows) -> None:
     here, nowhere = np.full((4, 2), 500.0), np.zeros((0, 2))
-    known = [SlidePlaces(nowhere, nowhere, nowhere), *[SlidePlaces(nowhere, nowhere, here)] * 4]
+    there = np.tile([340.0, 1000.0], (4, 1))  # where slide 1 is purple
+    known = [SlidePlaces(nowhere, nowhere, at) for at in (nowhere, there, here, here, here)]
     config = configured(Path("c.csv"), stain_transfer={"method": "reinhard", "share": 1.0})
     stains = _Stains(config, windows, known)
     assert [stains._of(k) is None for k in range(5)] == [True, False, False, False, False]
@@ -343,10 +344,12 @@ def test_a_copy_of_a_slide_is_not_validated_on(cohort: Path, tmp_path: Path) -> 
     slides.append(replace(slides[4], slide_id="copy", path=copy, patient="another", split="held"))
     slides.append(replace(slides[0], slide_id="other", patient="third", path=slides[0].path, split="held"))
     twin = write_cohort(tmp_path / "cohort.csv", slides)
-    with pytest.raises(UsageError, match="file .* lies in more than one split"):
+    with pytest.raises(UsageError, match=r"file .* lies in more than one split"):
         train_cohort_patch(configured(twin, validation_split="held"), tmp_path / "out")
     twin = write_cohort(tmp_path / "cohort.csv", slides[:-1])
-    with pytest.raises(UsageError, match="'slide_4', to learn from, and 'copy', to validate on, are one image"):
+    with pytest.raises(
+        UsageError, match="'slide_4', to learn from, and 'copy', to validate on, are one image"
+    ):
         train_cohort_patch(configured(twin, validation_split="held"), tmp_path / "out")
 
 
@@ -374,6 +377,6 @@ def test_the_documented_configurations_are_valid_and_wrong_ones_are_named(tmp_pa
     assert "steps: Input should be greater than or equal to 1, not 0" in str(refused.value)
     assert "hard_negatives.least: " in str(refused.value) and "not 'many'" in str(refused.value)
     path.write_text("name: x\n")
-    with pytest.raises(UsageError, match="cohort: Field required$"):
+    with pytest.raises(UsageError, match=r"cohort: Field required$"):
         read_cohort_patch_config(path)
     assert read_cohort_patch_config(path, Path("given.csv")).cohort == Path("given.csv")

@@ -307,13 +307,20 @@ def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(tmp_path: Path) 
         return batch(step)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), interrupted, functional.cross_entropy, SETTINGS, checkpoint=checkpoint, tensorboard=board)
+        fit(
+            network(),
+            interrupted,
+            functional.cross_entropy,
+            SETTINGS,
+            checkpoint=checkpoint,
+            tensorboard=board,
+        )
     fit(network(), batch, functional.cross_entropy, SETTINGS, checkpoint=checkpoint, tensorboard=board)
     first, second = sorted(board.iterdir())
     assert [step for step, name, _ in events(board) if name == "loss"] == [10, 20, 30, 40]
     status = [event.session_log.status for event in records(second) if event.HasField("session_log")]
     assert status == [SessionLog.START]
-    assert [event.file_version for event in records(first)][0] == "brain.Event:2"
+    assert next(event.file_version for event in records(first)) == "brain.Event:2"
 
 
 _DISTRIBUTED = """

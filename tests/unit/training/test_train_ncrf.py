@@ -100,7 +100,9 @@ def test_what_would_be_known_from_the_other_side_is_refused(cohort: Cohort, tmp_
     copy = tmp_path / "copy.png"
     copy.write_bytes(cohort.slides[1].path.read_bytes())
     twin = replace(cohort.slides[1], slide_id="twin", path=copy, patient="q")
-    refused([cohort.slides[1], twin], "'(s1|twin)', to learn from, and '(s1|twin)', to validate on, are one image")
+    refused(
+        [cohort.slides[1], twin], "'(s1|twin)', to learn from, and '(s1|twin)', to validate on, are one image"
+    )
     refused(cohort.slides[::2], "0 of 4 patients have annotated tumour")
 
 

@@ -238,7 +238,9 @@ def test_a_start_from_other_features_is_refused(data: SlideSet, tmp_path: Path) 
     other = model.contract.features.model_copy(update={"trunk": "another", "digest": "e"})
     start = tmp_path / "start.safetensors"
     write_slide_model(start, model.net, model.contract.model_copy(update={"features": other}))
-    with pytest.raises(UsageError, match=r"start\.safetensors: .* trunk toy instead of another; digest d instead"):
+    with pytest.raises(
+        UsageError, match=r"start\.safetensors: .* trunk toy instead of another; digest d instead"
+    ):
         train_slides(config(steps=1, start=start), data, tmp_path / "b")
 
 
