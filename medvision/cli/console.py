@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,7 +25,11 @@ from rich.text import Text
 from medvision.report.format import visible
 from medvision.store.records import SlideOutcome
 
-console = Console(highlight=False, emoji=False)
+if TYPE_CHECKING:
+    from medvision.training.loop import Check
+
+# Of the processes of a distributed training, which are told their rank, the first alone speaks; errors come from any.
+console = Console(highlight=False, emoji=False, quiet=os.environ.get("RANK", "0") != "0")
 errors = Console(stderr=True, highlight=False, emoji=False)
 
 _STYLES = {"done": "green", "resumed": "green", "unchanged": "cyan", "no tissue": "yellow"}
@@ -87,6 +93,25 @@ def print_outcome(outcome: SlideOutcome) -> None:
 def print_made(label: str, path: Path) -> None:
     """Say where something was written."""
     console.print(f"{label}: [bold]{escape(visible(str(path)))}[/]", soft_wrap=True)
+
+
+def print_check(run: str, check: Check) -> None:
+    """One line for the state of a training. Scores of validation are losses with the sign turned."""
+    score = "" if check.score is None else f"  validation loss {-check.score:.4f}"
+    console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
+
+
+def print_note(note: str) -> None:
+    """Something that a person should know, in one line."""
+    console.print(note, markup=False, soft_wrap=True)
+
+
+def print_trained(summary: str, **made: Path) -> int:
+    """The figures of a training and what it wrote, by name; returns the status of a command that worked."""
+    console.print(summary, markup=False, soft_wrap=True)
+    for name, path in made.items():
+        print_made(name.replace("_", " "), path)
+    return 0
 
 
 def table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from medvision.cli.console import console, print_made
-
-if TYPE_CHECKING:
-    from medvision.training.loop import Check
-    from medvision.training.patch import TrainReport
+from medvision.cli.console import print_check, print_note, print_trained
 
 app = App(
     name="train",
@@ -39,7 +34,7 @@ def patch(*, config: Path, out: Path, cohort: Path | None = None) -> int:
     from medvision.core.errors import UsageError
     from medvision.training.config_file import has_field
 
-    if has_field(config, "cohort"):
+    if has_field(config, "cohort") or (cohort is not None and not has_field(config, "patches")):
         return _on_slides(config, out, cohort)
     if cohort is not None:
         raise UsageError(f"{config}: trains on folders of patches, so --cohort has no meaning")
@@ -51,31 +46,16 @@ def _on_patches(config: Path, out: Path) -> int:
     from medvision.training.patch import train_patch
     from medvision.training.patch_config import read_config
 
-    return _print_trained(train_patch(read_config(config), out, synthetic_patches, _show))
+    report = train_patch(read_config(config), out, synthetic_patches, print_check)
+    return print_trained(report.summary(), weights=report.weights, card=report.card)
 
 
 def _on_slides(config: Path, out: Path, cohort: Path | None) -> int:
     from medvision.training.cohort_config import read_cohort_patch_config
     from medvision.training.cohort_patch import train_cohort_patch
 
-    read = read_cohort_patch_config(config)
-    if cohort is not None:
-        read = read.model_copy(update={"cohort": cohort})
-    return _print_trained(
-        train_cohort_patch(read, out, _show, lambda note: console.print(note, markup=False))
-    )
-
-
-def _show(run: str, check: Check) -> None:
-    score = "" if check.score is None else f"  score {check.score:.4f}"
-    console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
-
-
-def _print_trained(report: TrainReport) -> int:
-    console.print(report.summary(), markup=False)
-    print_made("weights", report.weights)
-    print_made("card", report.card)
-    return 0
+    report = train_cohort_patch(read_cohort_patch_config(config, cohort), out, print_check, print_note)
+    return print_trained(report.summary(), weights=report.weights, card=report.card)
 
 
 app.command(
@@ -112,10 +92,6 @@ def slide_forest(*, config: Path, out: Path, cohort: Path | None = None, results
     from medvision.training.slide_forest import train_slide_forest
     from medvision.training.slide_forest_config import TrainSlideForestConfig
 
-    read = read_yaml_config(config, TrainSlideForestConfig)
-    given = {name: path for name, path in (("cohort", cohort), ("results", results)) if path is not None}
-    report = train_slide_forest(read.model_copy(update=given), out)
-    console.print(report.summary(), markup=False)
-    print_made("weights", report.weights)
-    print_made("card", report.card)
-    return 0
+    read = read_yaml_config(config, TrainSlideForestConfig, cohort=cohort, results=results)
+    report = train_slide_forest(read, out)
+    return print_trained(report.summary(), weights=report.weights, card=report.card)

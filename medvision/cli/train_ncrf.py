@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvision.cli.console import console, print_made
+from medvision.cli.console import print_check, print_note, print_trained
 
 
 def ncrf(*, config: Path, out: Path, cohort: Path | None = None) -> int:
@@ -22,20 +22,9 @@ def ncrf(*, config: Path, out: Path, cohort: Path | None = None) -> int:
         Manifest (CSV) of slides, in place of the configuration's.
     """
     from medvision.training.config_file import read_yaml_config
-    from medvision.training.loop import Check
     from medvision.training.ncrf import train_ncrf
     from medvision.training.ncrf_config import TrainNcrfConfig
 
-    def show(run: str, check: Check) -> None:
-        score = "" if check.score is None else f"  score {check.score:.4f}"
-        console.print(f"{run:>6}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
-
-    found = read_yaml_config(config, TrainNcrfConfig)
-    if cohort is not None:
-        found = found.model_copy(update={"cohort": cohort})
-    report = train_ncrf(found, out, show)
-    console.print(report.summary(), markup=False)
-    print_made("weights", report.weights)
-    print_made("base model", report.base)
-    print_made("card", report.card)
-    return 0
+    read = read_yaml_config(config, TrainNcrfConfig, cohort=cohort)
+    report = train_ncrf(read, out, print_check, print_note)
+    return print_trained(report.summary(), weights=report.weights, base_model=report.base, card=report.card)

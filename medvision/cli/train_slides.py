@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvision.cli.console import console, errors, print_made, print_outcome, slide_progress
+from medvision.cli.console import (
+    errors,
+    print_check,
+    print_note,
+    print_outcome,
+    print_trained,
+    slide_progress,
+)
 from medvision.core.errors import UsageError
 
 
@@ -67,22 +74,18 @@ def _train(
     from medvision.store.cohort import read_cohort
     from medvision.store.features import read_features
     from medvision.training.config_file import read_yaml_config
-    from medvision.training.loop import Check
     from medvision.training.slides import train_slides
     from medvision.training.slides_config import TrainSlidesConfig
     from medvision.training.slides_data import gather
 
-    settings = read_yaml_config(config, TrainSlidesConfig)
-    given = {"cohort": cohort, "architecture": architecture}
-    fields = settings.model_dump() | {name: value for name, value in given.items() if value is not None}
-    settings = TrainSlidesConfig.model_validate(fields)
+    settings = read_yaml_config(config, TrainSlidesConfig, cohort=cohort, architecture=architecture)
     if (settings.architecture == "cnn-lstm") != sequences:
         command = "mil" if sequences else "cnn-lstm"
         raise UsageError(
             f"{config}: architecture {settings.architecture!r} is trained by `medvision train {command}`"
         )
     manifest = read_cohort(settings.cohort)
-    console.print(manifest.check_disjoint(), markup=False)
+    print_note(manifest.check_disjoint())
     slides = manifest.slides if settings.split is None else manifest.of(settings.split)
     if settings.split is None:
         slides = tuple(slide for slide in slides if slide.label is not None)
@@ -97,17 +100,7 @@ def _train(
     if bad:
         errors.print(f"medvision: error: {len(bad)} of {len(slides)} slides have no features", markup=False)
         return 1
-    console.print(
-        f"features of {len(slides)} slides, {sum(o.windows for o in outcomes):,} windows", markup=False
-    )
-
-    def show(run: str, check: Check) -> None:
-        score = "" if check.score is None else f"  validation loss {-check.score:.4f}"
-        console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
-
+    print_note(f"features of {len(slides)} slides, {sum(o.windows for o in outcomes):,} windows")
     data = gather(slides, settings.classes, lambda slide: read_features(folder / jobs[slide.slide_id].name))
-    report = train_slides(settings, data, out, show)
-    console.print(report.summary(), markup=False)
-    print_made("weights", report.weights)
-    print_made("card", report.card)
-    return 0
+    report = train_slides(settings, data, out, print_check)
+    return print_trained(report.summary(), weights=report.weights, card=report.card)

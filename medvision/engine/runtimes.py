@@ -10,6 +10,8 @@ import io
 import platform
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -113,7 +115,7 @@ def _exported(backend: str, model: PatchModel) -> bytes:
     example = torch.zeros((2, *model.window, len(model.normalisation.mean)), dtype=torch.uint8)
     file = io.BytesIO()
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(), _export_log_off(), torch.inference_mode():
             # The exporter by tracing takes a second and needs no further package; the newer takes ten and needs three.
             warnings.simplefilter("ignore")
             torch.onnx.export(
@@ -131,6 +133,24 @@ def _exported(backend: str, model: PatchModel) -> bytes:
     return file.getvalue()
 
 
+@contextmanager
+def _export_log_off() -> Iterator[None]:
+    """Without this the exporter prints the whole graph of a network that does not convert.
+
+    It takes the function that tells whether its log is on for the answer, which is so always yes.
+    """
+    name = "_jit_is_onnx_log_enabled"
+    asked = getattr(torch._C, name, None)
+    if asked is None:
+        yield
+        return
+    setattr(torch._C, name, asked() or None)
+    try:
+        yield
+    finally:
+        setattr(torch._C, name, asked)
+
+
 def _require_cpu(backend: str, device: torch.device) -> None:
     if device.type != "cpu":
         raise UsageError(f"backend {backend!r} runs on the CPU only, not on {device}; pass --device cpu")
@@ -141,5 +161,5 @@ def _absent(backend: str, extra: str) -> UsageError:
 
 
 def _inconvertible(backend: str, model: PatchModel, error: Exception) -> UsageError:
-    said = str(error).strip().partition("\n")[0]
+    said = str(error).strip().partition("\n")[0].partition(". ")[0]
     return UsageError(f"model {model.name!r} cannot be converted for backend {backend!r}: {said}")

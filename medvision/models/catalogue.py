@@ -234,6 +234,8 @@ def read_model(
     if found is None:
         _refuse_missing(name, path, classes, spacing_um, window)
     contract = _merged(name, found, classes, spacing_um, window, window_px, positive)
+    if found is None:
+        contract = contract.model_copy(update={"mean": recipe.mean, "std": recipe.std})
     if entry is not None and entry.load is not None:
         net, contract = entry.load(state, contract, path)
         return LoadedModel(name, path, net, contract, "")

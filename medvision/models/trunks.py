@@ -38,7 +38,8 @@ class TrunkContract(BaseModel):
 
     `options` go to `timm.create_model`; a name under `mlp_layer`, `act_layer` or `norm_layer` is looked up in
     `timm.layers`. `blocks` names modules whose maps are pooled over the window and joined; without it, `pooling` says
-    how the network's tokens become a vector ("model": its own pooling before the classifier).
+    how the network's tokens become a vector ("model": its own pooling before the classifier). Without `mean` and `std`
+    the normalisation is the one that its library publishes for the network; a file may leave out ImageNet's only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,8 +48,8 @@ class TrunkContract(BaseModel):
     weights: str | None = None
     window_px: int = Field(gt=0)
     spacing_um: float = Field(gt=0)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     pooling: Pooling = "model"
     blocks: tuple[str, ...] = ()
     options: dict[str, Any] = Field(default_factory=dict)
@@ -66,8 +67,8 @@ class TrunkSpec:
     weights: Path | None = None
     window_px: int | None = None
     spacing_um: float | None = None
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
     blocks: tuple[str, ...] = ()
 
 
@@ -82,6 +83,7 @@ def load_trunk(spec: TrunkSpec) -> PatchModel:
     path = Path(spec.name)
     if path.suffix.lower() in CONTRACT_SUFFIXES:
         contract, weights = read_contract(path)
+        _refuse_guess(path, contract)
         return _from_contract(path.stem, contract, weights if spec.weights is None else spec.weights)
     if spec.name in MODELS and not spec.blocks:
         return _shipped(spec)
@@ -120,7 +122,7 @@ def read_contract(path: Path) -> tuple[TrunkContract, Path]:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: neither YAML nor JSON ({error})") from error
+        raise UsageError(f"{path}: neither YAML nor JSON ({' '.join(str(error).split())})") from error
     except ValidationError as error:
         lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
         raise UsageError(f"{path}: {'; '.join(lines)}") from error
@@ -130,6 +132,21 @@ def read_contract(path: Path) -> tuple[TrunkContract, Path]:
     if not found:
         raise WeightsError(f"{path}: its weights are not there: {' or '.join(str(p) for p in named[:3])}")
     return contract, found[0]
+
+
+def _refuse_guess(path: Path, contract: TrunkContract) -> None:
+    """Weights beside a file need not be the published ones; foundation models often have ImageNet's normalisation."""
+    from medvision.models.classifiers.foreign import find
+
+    own = find(contract.architecture)[0]
+    if (contract.mean is None or contract.std is None) and (own.mean, own.std) != (
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+    ):
+        raise UsageError(
+            f"{path}: mean and std are missing, and cannot be guessed: {contract.architecture} is published with mean "
+            f"{list(own.mean)} and std {list(own.std)}, many others with {list(IMAGENET_MEAN)} and {list(IMAGENET_STD)}"
+        )
 
 
 def _shipped(spec: TrunkSpec) -> PatchModel:
@@ -150,6 +167,10 @@ def _shipped(spec: TrunkSpec) -> PatchModel:
 
 
 def _from_contract(name: str, contract: TrunkContract, weights: Path) -> PatchModel:
+    from medvision.models.classifiers.foreign import find
+
+    own = find(contract.architecture)[0]
+    contract = contract.model_copy(update={"mean": contract.mean or own.mean, "std": contract.std or own.std})
     net, head = _build(contract)
     if contract.blocks:
         whole: nn.Module = _Blocks(net, contract.blocks)
@@ -225,7 +246,7 @@ def _as_trunk(name: str, net: nn.Module, contract: TrunkContract) -> PatchModel:
         net=net.eval(),
         window=(contract.window_px, contract.window_px),
         spacing=Spacing((contract.spacing_um, contract.spacing_um), "um", "supplied"),
-        normalisation=Normalisation(contract.mean, contract.std),
+        normalisation=Normalisation(contract.mean or IMAGENET_MEAN, contract.std or IMAGENET_STD),
         output="vector",
         classes=(),
         digest=digest_json(["trunk", said, digest_state(net.state_dict())]),

@@ -50,7 +50,8 @@ def write_weights(path: Path, state: Mapping[str, torch.Tensor], contract: Mappi
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in sorted(state.items())}
     text = json.dumps(contract, sort_keys=True, allow_nan=False)
-    part = path.with_name(path.name + ".part")
+    # Each process of a distributed training writes the same.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_bytes(save(tensors, metadata={METADATA_KEY: text}))
     os.replace(part, path)  # noqa: PTH105 - the one call that is atomic on every system
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import UsageError
+from medvision.core.errors import UsageError, WeightsError
 from medvision.core.geometry import Spacing
 from medvision.core.results import FloatArray, Raster
 from medvision.models.mil import SlideModel, SlidePrediction, load_slide_model
@@ -88,9 +89,11 @@ def prepare_judge(config: AggregateConfig, on_windows: Callable[[int], None] | N
 def trunk_config(model: SlideModel, config: AggregateConfig) -> FeaturesConfig:
     """How the aggregator's trunk is asked for: as in its training, with what `config` gives put over it."""
     fields = dict(model.contract.trunk)
-    if not fields and config.trunk is None:
+    if "model" not in fields and config.trunk is None:
+        known = "" if model.contract.features is None else f" ({model.contract.features.trunk})"
         raise UsageError(
-            f"{model.name} does not say what makes its features; pass --trunk NAME or a contract file"
+            f"{model.name} does not say where the trunk of its features is{known}; pass --trunk, with a name or a "
+            "contract file"
         )
     given = {
         "model": config.trunk,
@@ -106,7 +109,14 @@ def trunk_config(model: SlideModel, config: AggregateConfig) -> FeaturesConfig:
         "batch_size": config.batch_size,
         "readers": config.readers,
     }
-    return FeaturesConfig.model_validate(fields)
+    try:
+        return FeaturesConfig.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise WeightsError(
+            f"{model.name}: says wrong things of its trunk ({where}: {first['msg']})"
+        ) from error
 
 
 def aggregate_slides(

@@ -59,6 +59,11 @@ class FeaturesConfig(Record):
     readers: Annotated[Count, _says("Threads that read ahead of the device.")] = 2
 
     def without_paths(self) -> dict[str, object]:
-        """What of this says how a trunk is asked for and looks, where no file of this machine is named."""
+        """What of this says how a trunk is asked for and looks, where no file of this machine is named.
+
+        A trunk that is named by an absolute path is left out, too: where it lies is nobody else's to know or to follow.
+        """
         how = {"weights", "slide_spacing", "device", "precision", "backend", "batch_size", "readers"}
+        if Path(self.model).is_absolute():
+            how.add("model")
         return self.model_dump(mode="json", exclude=how | {"unread_limit", "dtype"})

@@ -100,10 +100,10 @@ class TrainCohortPatchConfig(Strict):
     limits: str = Field("not stated", description="What it is not for and where it errs, for the card.")
 
 
-def read_cohort_patch_config(path: Path) -> TrainCohortPatchConfig:
-    """The configuration in a YAML file.
+def read_cohort_patch_config(path: Path, cohort: Path | None = None) -> TrainCohortPatchConfig:
+    """The configuration in a YAML file, with `cohort` in place of its manifest where one is given.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
-    return read_yaml_config(path, TrainCohortPatchConfig)
+    return read_yaml_config(path, TrainCohortPatchConfig, cohort=cohort)

@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn import functional
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import UsageError
+from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.metrics.calibration import fit_temperature
-from medvision.metrics.ranking import bootstrap_interval, roc_auc
+from medvision.metrics.ranking import roc_auc
 from medvision.models.catalogue import as_patch_model
 from medvision.models.classifiers.foreign import find
 from medvision.models.classifiers.slim_resnet import SlimResNet
@@ -36,6 +36,7 @@ from medvision.store.files import atomic_write, make_output
 from medvision.training.augment import augment
 from medvision.training.cohort_card import render_cohort_card
 from medvision.training.cohort_config import TrainCohortPatchConfig
+from medvision.training.figures import interval_over
 from medvision.training.loop import Batch, Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.mining import mine_hard_negatives, read_hard, write_hard
 from medvision.training.patch import TrainReport
@@ -46,7 +47,9 @@ from medvision.training.slide_sampling import (
     SlidePlaces,
     SlideSampler,
     find_places,
+    patient_of,
     prove_disjoint,
+    require_other_content,
     split_validation,
     with_hard,
 )
@@ -92,6 +95,7 @@ def train_cohort_patch(
     with ExitStack() as stack:
         windows = stack.enter_context(SlideWindows(learn, config.spacing_um))
         kept_out = stack.enter_context(SlideWindows(validate, config.spacing_um))
+        require_other_content(windows, kept_out)
         places = [find_places(windows, k, config.sampling, config.seed) for k in range(len(windows))]
         test = _validation(config, kept_out)
         data = digest_json([windows.digest, kept_out.digest])
@@ -107,7 +111,7 @@ def train_cohort_patch(
             steps += fitted.checks[-1].step
     margins = _margins(config, fitted.net, test.images)
     temperature = fit_temperature(margins, test.labels == 1)
-    contract = _contract(config, temperature, _figures(test, margins, len(kept_out.slides)))
+    contract = _contract(config, temperature, _figures(test, margins, validate))
     weights, card = out / "model.safetensors", out / "model-card.md"
     write_weights(weights, fitted.net.state_dict(), contract.model_dump(mode="json"))
     atomic_write(card, render_cohort_card(config, contract, learn, proof, fitted, weights).encode())
@@ -253,16 +257,20 @@ class _Stains:
 
     def _of(self, slide: int) -> Normaliser | None:
         if slide not in self.fitted:
-            known = np.concatenate([self.places[slide].normal, self.places[slide].tumour])
-            picks = np.random.default_rng([self.config.seed, slide]).integers(len(known), size=9)
-            shown = [self.windows.read(slide, known[k], self.config.window_px) for k in picks]
-            try:
-                self.fitted[slide] = fit_normaliser(
-                    np.concatenate(shown, axis=1), self.config.stain_transfer.method
-                )
-            except UsageError:  # a slide that is next to unstained lends its stain to none
-                self.fitted[slide] = None
+            self.fitted[slide] = self._fit(slide)
         return self.fitted[slide]
+
+    def _fit(self, slide: int) -> Normaliser | None:
+        """None for a slide without tissue or stain, or with damaged windows: it lends its stain to none."""
+        known = np.concatenate([self.places[slide].normal, self.places[slide].tumour])
+        if len(known) == 0:
+            return None
+        picks = np.random.default_rng([self.config.seed, slide]).integers(len(known), size=9)
+        try:
+            shown = [self.windows.read(slide, known[k], self.config.window_px) for k in picks]
+            return fit_normaliser(np.concatenate(shown, axis=1), self.config.stain_transfer.method)
+        except (UsageError, WindowUnreadableError):
+            return None
 
 
 def _mined(
@@ -300,13 +308,17 @@ def _contract(
     )
 
 
-def _figures(test: Drawn, margins: npt.NDArray[np.float64], slides: int) -> dict[str, Figure]:
+def _figures(
+    test: Drawn, margins: npt.NDArray[np.float64], slides: tuple[CohortSlide, ...]
+) -> dict[str, Figure]:
+    """Of windows of `slides`; those of one patient are not independent, so that whole patients are resampled."""
     positive = test.labels == 1
+    patients = [patient_of(slides[k]) for k in test.slides]
     figure = Figure(
         value=roc_auc(positive, margins),
-        interval=bootstrap_interval(roc_auc, positive, margins, n=1000),
-        protocol=f"{len(test.labels)} balanced windows of {slides} slides of patients kept out, on which training was "
-        "stopped; windows resampled",
+        interval=interval_over(patients, roc_auc, positive, margins),
+        protocol=f"{len(test.labels)} balanced windows of {len(slides)} slides of patients kept out, on which training "
+        "was stopped; patients resampled",
     )
     return {"auc": figure}
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from medvision.core.errors import UsageError
 
@@ -33,17 +34,29 @@ def has_field(path: Path, name: str) -> bool:
     return isinstance(content, dict) and name in content
 
 
-def read_yaml_config(path: Path, model: type[Model]) -> Model:
-    """The parameters in a YAML file, as `model`.
+def read_yaml_config(path: Path, model: type[Model], **given: object) -> Model:
+    """The parameters in a YAML file, as `model`; what is `given` and not None stands in place of the file's.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
+    content = _load(path)
+    if isinstance(content, dict):
+        content = content | {name: value for name, value in given.items() if value is not None}
     try:
-        return model.model_validate(_load(path))
+        return model.model_validate(content)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
-        raise UsageError(f"{path}: {'; '.join(lines)}") from error
+        raise UsageError(f"{path}: {'; '.join(_line(one) for one in error.errors())}") from error
+
+
+def _line(error: ErrorDetails) -> str:
+    """Field, what is wrong with it, and its value where that is short."""
+    field = ".".join(str(part) for part in error["loc"])
+    kind, found = error["type"], repr(error["input"])
+    words = "no such field" if kind == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+    if kind not in ("extra_forbidden", "missing", "value_error") and len(found) <= 60:
+        words += f", not {found}"
+    return f"{field}: {words}" if field else words
 
 
 def _load(path: Path) -> object:
@@ -52,4 +65,4 @@ def _load(path: Path) -> object:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML ({error})") from error
+        raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error

@@ -9,11 +9,11 @@ from __future__ import annotations
 import csv
 import math
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import torch
@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from medvision.core.digest import digest_json
 from medvision.core.errors import StoreError, UsageError
 from medvision.training.accelerator import Device, Precision, accelerate
+from medvision.training.board import Board
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Inputs and targets, as the loss takes them."""
@@ -115,8 +116,9 @@ def fit(
         tensorboard: folder for TensorBoard's event files of loss, learning rate and score.
 
     Raises:
-        StoreError: if the checkpoint belongs to another run.
-        UsageError: if the precision or device is not to be had here, or a batch does not divide evenly.
+        StoreError: if the checkpoint belongs to another run, or cannot be read.
+        UsageError: if the precision or device is not to be had here, a batch does not divide evenly, or the weights
+            are no longer finite at a check.
     """
     key = _key(identity, settings, precision)
     place = accelerate(precision, device)
@@ -130,7 +132,7 @@ def fit(
     running, seen = 0.0, 0
     # Of cuDNN's algorithms only those that repeat themselves, and no float32 product in fewer bits.
     repeatable = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-    with repeatable, _Board(tensorboard if place.is_main_process else None, resumed_at) as board:
+    with repeatable, Board(tensorboard if place.is_main_process else None, resumed_at) as board:
         while state.step < settings.steps and not _exhausted(state, settings):
             rate = _rate(state.step, settings)
             for group in optimiser.param_groups:
@@ -146,16 +148,27 @@ def fit(
             average.update_parameters(net)
             running, seen, state.step = running + float(value.detach()), seen + 1, state.step + 1
             if state.step % settings.check_every == 0 or state.step == settings.steps:
+                _require_finite(net, state.step, settings)
                 score = None if validate is None else _score(validate, average.module, place)
                 check = Check(state.step, running / seen, rate, score)
                 running, seen = 0.0, 0
                 _note(state, check, average.module)
-                board.add(check)
+                board.add(check.step, {"loss": check.loss, "learning_rate": rate, "score": score})
                 if on_check is not None and place.is_main_process:
                     on_check(check)
                 if place.is_main_process:
                     _save(checkpoint, key, state, net, average, optimiser, place)
     return Fit(_kept(average.module, state, place), state.checks, state.best_step, resumed_at)
+
+
+def dealt(count: int, processes: int) -> torch.Tensor:
+    """Which of `count` cases each process learns from: indices `(processes, count / processes)`.
+
+    Cases go round like cards, each round beginning with the next process. However a batch is ordered, one class after
+    the other or in turns, each process so has cases of both: its norms take their statistics from its own share.
+    """
+    rounds = torch.arange(count).reshape(-1, processes)
+    return torch.stack([row.roll(k) for k, row in enumerate(rounds)], dim=1)
 
 
 def write_checks(checks: list[Check], path: Path) -> None:
@@ -188,7 +201,7 @@ def _share(whole: Batch, place: Accelerator) -> Batch:
             raise UsageError(
                 f"a batch of {len(whole[1])} does not divide evenly among {place.num_processes} processes"
             )
-        mine = slice(place.process_index, None, place.num_processes)
+        mine = dealt(len(whole[1]), place.num_processes)[place.process_index]
         whole = whole[0][mine], whole[1][mine]
     inputs, targets = send_to_device(whole, place.device)
     return inputs, targets
@@ -228,36 +241,6 @@ def _kept(net: nn.Module, state: _State, place: Accelerator) -> nn.Module:
     return net.cpu().eval()
 
 
-class _Board:
-    """TensorBoard's event files, where they are wanted. Steps after `resumed_at` of an earlier run are hidden."""
-
-    def __init__(self, folder: Path | None, resumed_at: int) -> None:
-        self.writer: Any = None
-        if folder is not None:
-            from tensorboardX import SummaryWriter
-
-            self.writer = SummaryWriter(str(folder), purge_step=resumed_at + 1 if resumed_at else None)
-
-    def __enter__(self) -> _Board:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.writer is not None:
-            self.writer.close()
-
-    def add(self, check: Check) -> None:
-        """Write one check."""
-        if self.writer is None:
-            return
-        found = {"loss": check.loss, "learning_rate": check.learning_rate, "score": check.score}
-        for name, value in found.items():
-            if value is not None:
-                self.writer.add_scalar(name, value, check.step)
-        self.writer.flush()
-
-
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels only: norms and biases set scales, which decay would distort."""
     decayed = [p for p in net.parameters() if p.ndim > 1]
@@ -277,6 +260,15 @@ def _exhausted(state: _State, settings: LoopSettings) -> bool:
         return False
     later = [check for check in state.checks if check.step > state.best_step]
     return len(later) >= settings.patience
+
+
+def _require_finite(net: nn.Module, step: int, settings: LoopSettings) -> None:
+    """Of the weights, not the loss: in float16 a step whose loss overflows is left out, and learning goes on."""
+    if not all(bool(torch.isfinite(weights).all()) for weights in net.parameters()):
+        raise UsageError(
+            f"the weights are no longer finite at step {step}: the learning rate of {settings.learning_rate:g} is too "
+            "high, or an input is not finite"
+        )
 
 
 def _note(state: _State, check: Check, net: nn.Module) -> None:
@@ -326,8 +318,11 @@ def _restore(
 ) -> _State:
     if path is None or not path.exists():
         return _State()
-    content = torch.load(path, map_location=place.device, weights_only=True)
-    if content.get("key") != key:
+    try:
+        content = torch.load(path, map_location=place.device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise StoreError(f"{path}: not a readable checkpoint; delete it to begin again") from error
+    if not isinstance(content, dict) or content.get("key") != key:
         raise StoreError(
             f"{path}: this checkpoint belongs to a run with other data or settings; "
             "delete it or choose another folder"

@@ -20,18 +20,24 @@ from torch import nn
 from torch.nn import functional
 
 from medvision.core.digest import digest_json
-from medvision.core.errors import UsageError
 from medvision.metrics.calibration import fit_temperature
-from medvision.metrics.ranking import bootstrap_interval, roc_auc
+from medvision.metrics.ranking import roc_auc
 from medvision.models.contract import IMAGENET_MEAN, IMAGENET_STD, CellGrid, Figure, WeightsContract
 from medvision.models.ncrf import MEAN, NODES, STD, build_ncrf, cut, start_from_classifier
 from medvision.models.weights import digest_state, read_weights, write_weights
 from medvision.store.cohort import CohortSlide, read_cohort
 from medvision.store.files import atomic_write, make_output
+from medvision.training.figures import figure_lines, interval_over
 from medvision.training.loop import Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.ncrf_card import render_card
 from medvision.training.ncrf_config import TrainNcrfConfig
-from medvision.training.ncrf_data import RegionSet, draw_regions, region_batches, split_slides
+from medvision.training.ncrf_data import RegionSet, draw_regions, region_batches
+from medvision.training.slide_sampling import (
+    patient_of,
+    prove_disjoint,
+    require_other_content,
+    split_validation,
+)
 from medvision.training.slide_windows import SlideWindows
 
 OnCheck = Callable[[str, Check], None]
@@ -56,21 +62,19 @@ class NcrfReport:
         """The figures, one a line, for a person."""
         lines = []
         for run, figures in self.figures.items():
-            for name, figure in figures.items():
-                found = figure.interval
-                interval = "" if found is None else f" ({found[0]:.3f} to {found[1]:.3f})"
-                lines.append(f"{run} {name}: {figure.value:.3f}{interval}; {figure.protocol}")
+            lines += [f"{run} {line}" for line in figure_lines(figures)]
         steps = ", ".join(f"{run} {count}" for run, count in self.steps.items())
         return "\n".join([*lines, f"best steps: {steps}; {self.seconds:.0f} s"])
 
 
 @dataclass(frozen=True, eq=False)
 class NcrfData:
-    """Regions to learn from, and of patients held out, where there are any."""
+    """Regions to learn from, and of patients held out, where there are any. `proof` says that none is on both sides."""
 
     learnt: RegionSet
     held: RegionSet | None
-    held_slides: tuple[str, ...]
+    held_slides: tuple[CohortSlide, ...]
+    proof: str
 
     @property
     def digest(self) -> str:
@@ -78,14 +82,21 @@ class NcrfData:
         return digest_json([self.learnt.digest, None if self.held is None else self.held.digest])
 
 
-def train_ncrf(config: TrainNcrfConfig, out: Path, on_check: OnCheck | None = None) -> NcrfReport:
+def train_ncrf(
+    config: TrainNcrfConfig,
+    out: Path,
+    on_check: OnCheck | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> NcrfReport:
     """Train as `config` says and write everything below `out`; an interrupted run continues there.
 
     Args:
         on_check: told the name of the run ("ncrf", "base") and its state at each check.
+        on_note: told what a person should know: the split and its proof.
 
     Raises:
-        UsageError: if `out` cannot be written to, or the cohort has no annotated tumour on either side of the split.
+        UsageError: if `out` cannot be written to, a patient lies in two splits of the cohort, or there is no annotated
+            tumour on either side of the split.
         WeightsError: if the weights to start from are of another network.
         StoreError: if `out` holds the progress of other data or another configuration.
     """
@@ -93,6 +104,8 @@ def train_ncrf(config: TrainNcrfConfig, out: Path, on_check: OnCheck | None = No
     make_output(out)
     (out / "progress").mkdir(parents=True, exist_ok=True)
     data = load_regions(config)
+    if on_note is not None:
+        on_note(data.proof)
     fits = {run: _train(config, data, crf, run, out, on_check) for run, crf in RUNS.items()}
     contracts: dict[str, WeightsContract] = {}
     files = {"ncrf": out / "model.safetensors", "base": out / "base.safetensors"}
@@ -100,7 +113,8 @@ def train_ncrf(config: TrainNcrfConfig, out: Path, on_check: OnCheck | None = No
         contracts[run] = _contract(config, data, fitted.net, RUNS[run])
         write_weights(files[run], fitted.net.state_dict(), contracts[run].model_dump(mode="json"))
     card = out / "model-card.md"
-    text = render_card(config, contracts, data.learnt, data.held_slides, fits, files["ncrf"].stat().st_size)
+    names = tuple(slide.slide_id for slide in data.held_slides)
+    text = render_card(config, contracts, data.learnt, names, fits, files["ncrf"].stat().st_size)
     atomic_write(card, text.encode())
     report = NcrfReport(
         weights=files["ncrf"],
@@ -122,21 +136,21 @@ def load_regions(config: TrainNcrfConfig) -> NcrfData:
         UsageError, UnreadableSourceError: if a slide or annotation is missing or unreadable, or tumour is.
     """
     cohort = read_cohort(config.cohort)
+    cohort.check_disjoint()
     slides = cohort.slides if config.split is None else cohort.of(config.split)
     how = config.regions
     share = config.validation_share if how.validation else 0.0
-    learnt, held = split_slides(slides, share, config.seed)
-
-    def draw(part: tuple[CohortSlide, ...], count: int, seed: int) -> RegionSet:
-        with SlideWindows(part, config.spacing_um) as windows:
-            return draw_regions(windows, how, count, config.cell_px, seed)
-
-    seed = config.seed * 1_000_003
-    return NcrfData(
-        draw(learnt, how.count, seed),
-        draw(held, how.validation, seed + 1) if held else None,
-        tuple(slide.slide_id for slide in held),
-    )
+    learnt, held = split_validation(slides, share, config.seed) if share else (slides, ())
+    proof = prove_disjoint(learnt, held)
+    seed, cell = config.seed * 1_000_003, config.cell_px
+    with SlideWindows(learnt, config.spacing_um) as windows, SlideWindows(held, config.spacing_um) as away:
+        require_other_content(windows, away)
+        return NcrfData(
+            draw_regions(windows, how, how.count, cell, seed),
+            draw_regions(away, how, how.validation, cell, seed + 1) if held else None,
+            held,
+            proof,
+        )
 
 
 def _train(
@@ -193,7 +207,7 @@ def _contract(config: TrainNcrfConfig, data: NcrfData, net: nn.Module, crf: bool
         middle, labels = margins[:, NODES // 2], data.held.centre
         temperature = round(fit_temperature(middle, labels), 4)
         how = "temperature scaling on regions of patients held out, as many with tumour in the middle as the training"
-        figures = {"auc": _figure(labels, middle, data.held, "cells in the middle of regions")}
+        figures = {"auc": _figure(labels, middle, data)}
         mixed = (data.held.labels.min(axis=1) < 0.5) & (data.held.labels.max(axis=1) > 0.5)
         if mixed.any() and 0 < labels[mixed].sum() < mixed.sum():
             value = roc_auc(labels[mixed], middle[mixed])
@@ -217,18 +231,16 @@ def _contract(config: TrainNcrfConfig, data: NcrfData, net: nn.Module, crf: bool
     )
 
 
-def _figure(
-    labels: npt.NDArray[np.bool_], margins: npt.NDArray[np.float64], regions: RegionSet, what: str
-) -> Figure:
-    slides = np.array(regions.slides)
-    try:
-        interval = bootstrap_interval(roc_auc, labels, margins, n=1000, groups=slides)
-    except UsageError:  # too few slides of a class
-        interval = None
-    protocol = (
-        f"{len(labels)} {what}, {len(set(regions.slides))} slides of patients held out; slides resampled"
+def _figure(labels: npt.NDArray[np.bool_], margins: npt.NDArray[np.float64], data: NcrfData) -> Figure:
+    assert data.held is not None, "measured on patients held out"
+    patient = {slide.slide_id: patient_of(slide) for slide in data.held_slides}
+    patients = [patient[name] for name in data.held.slides]
+    return Figure(
+        value=roc_auc(labels, margins),
+        interval=interval_over(patients, roc_auc, labels, margins),
+        protocol=f"{len(labels)} cells in the middle of regions, {len(set(data.held.slides))} slides of patients held "
+        "out, which also chose the step; patients resampled",
     )
-    return Figure(value=roc_auc(labels, margins), interval=interval, protocol=protocol)
 
 
 def _crops(
@@ -293,7 +305,8 @@ def _write_report(report: NcrfReport, config: TrainNcrfConfig, data: NcrfData, p
         "digests": report.digests,
         "best_steps": report.steps,
         "figures": figures,
-        "held_out": data.held_slides,
+        "held_out": [slide.slide_id for slide in data.held_slides],
+        "split": data.proof,
         "config_digest": digest_json(_identity(config)),
         "seconds": round(report.seconds, 1),
     }

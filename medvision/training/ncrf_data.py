@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from medvision.models.ncrf import NODES, SIDE
 from medvision.models.turns import TURNS, turn
 from medvision.models.weights import digest_state
 from medvision.sources.base import Pixels
-from medvision.store.cohort import CohortSlide
 from medvision.training.augment import blur, jpeg, recolour, restain
 from medvision.training.loop import Batch
 from medvision.training.ncrf_config import RegionsConfig
@@ -53,32 +52,6 @@ class RegionSet:
         )
 
 
-def split_slides(
-    slides: Sequence[CohortSlide], share: float, seed: int
-) -> tuple[tuple[CohortSlide, ...], tuple[CohortSlide, ...]]:
-    """Slides to learn from and slides held out: no patient in both, patients with and without tumour in like shares.
-
-    A slide without patient counts as a patient of its own. A share of 0 holds nothing out.
-
-    Raises:
-        UsageError: if either side would be without annotated tumour.
-    """
-    patients: dict[str, list[CohortSlide]] = {}
-    for slide in slides:
-        patients.setdefault(slide.patient or f"slide {slide.slide_id}", []).append(slide)
-    held: set[str] = set()
-    for ill in (True, False) if share > 0 else ():
-        group = sorted(p for p, own in patients.items() if any(s.annotation for s in own) == ill)
-        order = np.random.default_rng(seed).permutation(len(group))
-        held |= {group[k] for k in order[: max(1, round(share * len(group)))]} if group else set()
-    learnt = tuple(s for p, own in patients.items() if p not in held for s in own)
-    kept = tuple(s for p, own in patients.items() if p in held for s in own)
-    for part, name in ((learnt, "to learn from"), (kept, "held out")):
-        if (part or name == "to learn from") and not any(s.annotation for s in part):
-            raise UsageError(f"of {len(slides)} slides, none {name} has annotated tumour; give more patients")
-    return learnt, kept
-
-
 def draw_regions(windows: SlideWindows, how: RegionsConfig, count: int, cell_px: int, seed: int) -> RegionSet:
     """`count` regions of the slides, in shares as `how` says; the same seed gives the same places.
 
@@ -97,7 +70,8 @@ def draw_regions(windows: SlideWindows, how: RegionsConfig, count: int, cell_px:
     for kind in KINDS:
         there = [slide for slide, found in enumerate(places) if len(found[kind])]
         if not there and wanted[kind]:
-            raise UsageError(f"no place of kind {kind!r} was found on {len(windows)} slides")
+            names = ", ".join(slide.slide_id for slide in windows.slides)
+            raise UsageError(f"no tissue for regions of kind {kind!r} was found on these slides: {names}")
         for number in range(wanted[kind]):
             slide = there[number % len(there)]
             found = places[slide][kind]

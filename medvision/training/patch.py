@@ -29,6 +29,7 @@ from medvision.store.files import atomic_write, make_output
 from medvision.training.augment import augment, match_colours
 from medvision.training.card import render_card
 from medvision.training.difference import WAYS, measure_differences, prepare_ways
+from medvision.training.figures import figure_lines
 from medvision.training.loop import Batch, Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.patch_config import TrainPatchConfig
 from medvision.training.patch_data import Render, TrainData, check_folds, load_data
@@ -61,14 +62,8 @@ class TrainReport:
 
     def summary(self) -> str:
         """The figures, one a line, for a person."""
-        lines = []
-        for name, figure in self.figures.items():
-            interval = (
-                "" if figure.interval is None else f" ({figure.interval[0]:.3f} to {figure.interval[1]:.3f})"
-            )
-            lines.append(f"{name}: {figure.value:.3f}{interval}; {figure.protocol}")
-        lines.append(f"temperature {self.temperature:.3g}; {self.steps} steps; {self.seconds:.0f} s")
-        return "\n".join(lines)
+        last = f"temperature {self.temperature:.3g}; {self.steps} steps; {self.seconds:.0f} s"
+        return "\n".join([*figure_lines(self.figures), last])
 
 
 def train_patch(

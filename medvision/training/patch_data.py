@@ -93,7 +93,8 @@ def check_folds(config: TrainPatchConfig, patches: PatchSet) -> tuple[tuple[str,
     """The slides that are kept out together, fold by fold; by default one slide at a time.
 
     Raises:
-        UsageError: if a slide is unknown or in two folds, or a fold leaves a class without patches to learn from.
+        UsageError: if a slide is unknown, in two folds, or in a fold and among the regions, or a fold leaves a class
+            without patches to learn from.
     """
     known = sorted(set(patches.slides))
     folds = tuple((slide,) for slide in known) if config.folds is None else config.folds
@@ -101,6 +102,12 @@ def check_folds(config: TrainPatchConfig, patches: PatchSet) -> tuple[tuple[str,
     unknown = sorted(set(named) - set(known))
     if unknown:
         raise UsageError(f"no patch is of slide {', '.join(unknown)}; slides: {', '.join(known)}")
+    learnt = sorted({region.slide for region in config.regions} & set(named))
+    if learnt:
+        raise UsageError(
+            f"slide {learnt[0]} is kept out in a fold or by `holdout`, but a region of it would be learnt from; name "
+            "it in no fold, or drop the region"
+        )
     tested = [slide for fold in folds for slide in fold]
     if len(set(tested)) != len(tested):
         raise UsageError(f"a slide lies in more than one fold: {folds}")

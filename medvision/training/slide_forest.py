@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import UsageError
-from medvision.metrics.ranking import bootstrap_interval, roc_auc
+from medvision.metrics.ranking import roc_auc
 from medvision.models.contract import Figure
 from medvision.models.slide_forest import ForestContract, Trees, trees_of, write_slide_forest
 from medvision.ops.components import slide_score
@@ -27,6 +27,7 @@ from medvision.store.cohort import CohortSlide, read_cohort
 from medvision.store.files import atomic_write, make_output, safe_name
 from medvision.store.maps import SlideMap, read_map
 from medvision.training.card_layout import figure_table, lay_out
+from medvision.training.figures import figure_lines, interval_over
 from medvision.training.slide_forest_config import TrainSlideForestConfig
 
 Floats = npt.NDArray[np.float64]
@@ -61,10 +62,7 @@ class ForestReport:
 
     def summary(self) -> str:
         """The figures, one a line, for a person."""
-        return "\n".join(
-            f"{name}: {figure.value:.3f}{_between(figure)}; {figure.protocol}"
-            for name, figure in self.figures.items()
-        )
+        return "\n".join(figure_lines(self.figures))
 
 
 def train_slide_forest(config: TrainSlideForestConfig, out: Path) -> ForestReport:
@@ -217,10 +215,7 @@ def _figures(table: SlideTable, found: Floats) -> dict[str, Figure]:
         ("auc", found, f"out of fold, patients kept apart; {how}"),
         ("auc_plain_score", table.scores, f"highest neighbourhood mean, without a forest; {how}"),
     ):
-        try:
-            interval = bootstrap_interval(roc_auc, table.positive, values, groups=groups)
-        except UsageError:
-            interval = None
+        interval = interval_over(groups, roc_auc, table.positive, values)
         figures[name] = Figure(value=roc_auc(table.positive, values), interval=interval, protocol=protocol)
     return figures
 
@@ -259,7 +254,3 @@ def _card(config: TrainSlideForestConfig, contract: ForestContract, table: Slide
         "Measured": figure_table(contract.figures),
     }
     return lay_out(config, sections)
-
-
-def _between(figure: Figure) -> str:
-    return "" if figure.interval is None else f" {figure.interval[0]:.3f} to {figure.interval[1]:.3f}"

@@ -86,9 +86,20 @@ def prove_disjoint(learn: Sequence[CohortSlide], validate: Sequence[CohortSlide]
     ]
     names = ", ".join(sorted(slide.slide_id for slide in validate))
     return (
-        f"learning from {sides[0]}, validating on {sides[1]} ({names}); "
+        f"learning from {sides[0]}, validating on {sides[1]}{f' ({names})' if names else ''}; "
         "slides on both sides: 0, patients on both sides: 0"
     )
+
+
+def require_other_content(learn: SlideWindows, validate: SlideWindows) -> None:
+    """Raise `UsageError`, naming both, if a slide of one side is a copy of one of the other under another name."""
+    names = {learn.source(k).id: slide.slide_id for k, slide in enumerate(learn.slides)}
+    for k, slide in enumerate(validate.slides):
+        twin = names.get(validate.source(k).id)
+        if twin is not None:
+            raise UsageError(
+                f"slide {twin!r}, to learn from, and {slide.slide_id!r}, to validate on, are one image"
+            )
 
 
 def find_places(windows: SlideWindows, slide: int, how: SamplingConfig, seed: int) -> SlidePlaces:

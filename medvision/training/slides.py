@@ -19,16 +19,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from medvision.core.digest import digest_file, digest_json
-from medvision.core.errors import UsageError
-from medvision.metrics.ranking import bootstrap_interval, roc_auc
+from medvision.core.errors import UsageError, WeightsError
+from medvision.core.features import FeatureSource
+from medvision.metrics.ranking import roc_auc
 from medvision.models.contract import Figure
 from medvision.models.mil import Aggregator, AggregatorContract, BagOutput, write_slide_model
 from medvision.models.mil.aggregators import build, design
 from medvision.models.weights import digest_state, read_weights
 from medvision.store.files import atomic_write, make_output
+from medvision.training.figures import figure_lines, interval_over
 from medvision.training.loop import Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.slides_card import render_card
 from medvision.training.slides_config import TrainSlidesConfig
@@ -61,13 +64,7 @@ class SlidesReport:
 
     def summary(self) -> str:
         """The figures, one a line, for a person."""
-        lines = []
-        for name, figure in self.figures.items():
-            found = figure.interval
-            interval = "" if found is None else f" ({found[0]:.3f} to {found[1]:.3f})"
-            lines.append(f"{name}: {figure.value:.3f}{interval}; {figure.protocol}")
-        lines.append(f"{self.steps} steps; {self.seconds:.0f} s")
-        return "\n".join(lines)
+        return "\n".join([*figure_lines(self.figures), f"{self.steps} steps; {self.seconds:.0f} s"])
 
 
 def train_slides(
@@ -177,7 +174,8 @@ def _start(config: TrainSlidesConfig, contract: AggregatorContract, data: SlideS
         net = build(contract)
     net.feature_mean, net.feature_std = moments(data)
     if config.start is not None:
-        state, _ = read_weights(config.start)
+        state, metadata = read_weights(config.start)
+        _refuse_start(config.start, metadata, data)
         own = net.state_dict()
         fitting = {name: v for name, v in state.items() if name in own and own[name].shape == v.shape}
         if not fitting:
@@ -186,6 +184,20 @@ def _start(config: TrainSlidesConfig, contract: AggregatorContract, data: SlideS
             )
         net.load_state_dict(fitting, strict=False)
     return net
+
+
+def _refuse_start(path: Path, metadata: dict[str, Any], data: SlideSet) -> None:
+    """Refuse weights that say that they were trained on other features: of one length, they would fit all the same."""
+    if metadata.get("features") is None:
+        return
+    try:
+        said = FeatureSource.model_validate(metadata["features"])
+    except ValidationError as error:
+        raise WeightsError(
+            f"{path}: says wrong things of its features ({error.errors()[0]['msg']})"
+        ) from error
+    if differ := data.source.differences(said):
+        raise UsageError(f"{path}: a start that was trained on other features: {'; '.join(differ)}")
 
 
 def _mean_loss(
@@ -250,32 +262,22 @@ def _class_weights(config: TrainSlidesConfig, data: SlideSet) -> torch.Tensor:
 
 def _figures(config: TrainSlidesConfig, held: HeldOut) -> dict[str, Figure]:
     """AUC of the positive class against the rest, where both are held out, and accuracy; patients resampled."""
-    part = f"{config.folds} folds" if config.folds else "one held-out part, which also chose the step"
-    protocol = f"patients kept apart, {part}, {len(held.slides)} slides; patients resampled"
+    part = f"{config.folds} folds" if config.folds else "one held-out part"
+    protocol = f"patients kept apart, {part}, {len(held.slides)} slides, which also chose the step; patients resampled"
     positive = held.labels == len(config.classes) - 1
     right = (held.probabilities.argmax(axis=1) == held.labels).astype(np.float64)
     figures = {
         "accuracy": Figure(
             value=float(right.mean()),
-            interval=_interval(_mean, right, groups=held.patients),
+            interval=interval_over(held.patients, _mean, right),
             protocol=protocol,
         )
     }
     if positive.any() and not positive.all():
         scores = held.probabilities[:, -1]
-        interval = _interval(roc_auc, positive, scores, groups=held.patients)
+        interval = interval_over(held.patients, roc_auc, positive, scores)
         figures["auc"] = Figure(value=roc_auc(positive, scores), interval=interval, protocol=protocol)
     return figures
-
-
-def _interval(
-    statistic: Callable[..., float], *arrays: npt.ArrayLike, groups: tuple[str, ...]
-) -> tuple[float, float] | None:
-    """95% bootstrap interval; None for so few slides that resamples often hold one class only."""
-    try:
-        return bootstrap_interval(statistic, *arrays, n=1000, groups=groups)
-    except UsageError:
-        return None
 
 
 def _mean(values: Floats) -> float:

@@ -34,7 +34,7 @@ class TrainSlidesConfig(Strict):
         description="Folds of the cross-validation, patients kept apart; 0 holds out validation_share instead.",
     )
     validation_share: float = Field(
-        0.25, gt=0, lt=1, description="Of the patients, held out where folds is 0."
+        0.25, gt=0, le=0.5, description="Of the patients, held out where folds is 0: a half, a third, ..."
     )
     steps: int = Field(
         400, ge=1, description="At most; the folds stop early, the final run takes as long as they."

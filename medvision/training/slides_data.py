@@ -17,6 +17,7 @@ from medvision.store.cohort import CohortSlide
 from medvision.store.features import FeatureTable
 from medvision.store.manifest import files_of, read_manifest
 from medvision.training.loop import Batch
+from medvision.training.slide_sampling import patient_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -94,9 +95,11 @@ def gather(
     A slide without patient counts as a patient of its own. Slides without any window of tissue are refused by name.
 
     Raises:
-        UsageError: if a label is missing or unknown, a class has no slide, a table is empty or of another trunk.
+        UsageError: if a label is missing or unknown, a class has no slide, a table is empty or of another trunk, or
+            one image is of two patients.
     """
     found: list[LabelledSlide] = []
+    owners: dict[str, CohortSlide] = {}
     for slide in slides:
         if slide.label not in classes:
             raise UsageError(
@@ -107,7 +110,13 @@ def gather(
             raise UsageError(f"slide {slide.slide_id!r}: its feature table holds no window; leave it out")
         if found and (differ := table.info.source.differences(found[0].table.info.source)):
             raise UsageError(f"slide {slide.slide_id!r}: other features than the first: {'; '.join(differ)}")
-        patient = slide.patient or f"slide {slide.slide_id}"
+        twin = owners.setdefault(table.info.slide_digest, slide)
+        if patient_of(twin) != patient_of(slide):
+            raise UsageError(
+                f"slides {twin.slide_id!r} and {slide.slide_id!r} are one image of two patients, "
+                f"{patient_of(twin)} and {patient_of(slide)}; what is learnt from one would be known of the other"
+            )
+        patient = patient_of(slide)
         found.append(LabelledSlide(slide.slide_id, table, classes.index(slide.label), patient))
     absent = [name for k, name in enumerate(classes) if all(slide.label != k for slide in found)]
     if absent:

@@ -167,6 +167,44 @@ def test_the_wrong_command_for_an_architecture_says_the_right_one(
     assert "medvision train cnn-lstm" in capsys.readouterr().err
 
 
+def test_wrong_choices_of_a_training_are_one_line(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = ROOT / "configs/train-mil-smoke.yaml"
+    files = ["--config", str(config), "--out", str(tmp_path / "out")]
+    absent = ["--cohort", str(tmp_path / "absent.csv")]
+    for more, said in (
+        (["--cohort", str(cohort), "--architecture", "gpt"], "'gpt' is none of abmil, clam-sb"),
+        (absent, "absent.csv: cannot be read"),
+    ):
+        assert run(["train", "mil", *files, *more]) == 2
+        told = capsys.readouterr().err
+        assert said in told and told.startswith("medvision: error: ") and told.count("\n") == 1
+
+
+def test_a_trunk_by_absolute_path_is_not_named_to_others(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.mobilenet_v3_small(weights=None).state_dict(), tmp_path / "own.pth")
+    trunk = tmp_path / "own.yaml"
+    trunk.write_text(
+        "architecture: mobilenet_v3_small\nwindow_px: 128\nspacing_um: 2.0\nblocks: [features.2]\n"
+    )
+    text = (ROOT / "configs/train-mil-smoke.yaml").read_text()
+    config = tmp_path / "train.yaml"
+    config.write_text(text + f"features: {{model: {trunk}}}\n")
+    model = tmp_path / "model"
+    assert run(["train", "mil", "--config", str(config), "--cohort", str(cohort), "--out", str(model)]) == 0
+    for name in ("model.safetensors", "model-card.md", "report.json"):
+        assert str(tmp_path).encode() not in (model / name).read_bytes()
+    files = ["--cohort", str(cohort), "--split", "test", "--out", str(tmp_path / "o"), "--model", str(model)]
+    capsys.readouterr()
+    assert run(["aggregate", *files]) == 2
+    assert "where the trunk of its features is (own); pass --trunk" in capsys.readouterr().err
+    assert run(["aggregate", *files, "--trunk", str(trunk), "--features", str(model / "features")]) == 0
+
+
 def test_other_features_than_it_was_trained_on_are_refused(
     mil: Path, cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

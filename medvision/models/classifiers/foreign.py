@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from medvision.core.errors import UnknownNameError
 from medvision.models.classifiers.recipe import Recipe
+
+HALVES = (0.5, 0.5, 0.5)
+"""Mean and deviation that bring 0..1 to -1..1."""
 
 
 def find(name: str) -> list[Recipe]:
@@ -29,10 +33,18 @@ def _torchvision(name: str) -> Recipe | None:
 
     if name not in zoo.list_models(module=zoo):
         return None
-    # These two draw slow initial weights, and warn about it, unless told not to.
-    extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     window = 299 if name == "inception_v3" else 224
-    return Recipe("torchvision", lambda n: zoo.get_model(name, weights=None, num_classes=n, **extra), window)
+    if name not in ("googlenet", "inception_v3"):
+        return Recipe("torchvision", lambda n: zoo.get_model(name, weights=None, num_classes=n), window)
+    # These two draw slow initial weights, and warn about it, unless told not to. Their published weights are of inputs
+    # from -1 to 1: torchvision itself turns ImageNet's normalisation into that (`transform_input`).
+    return Recipe(
+        "torchvision",
+        lambda n: zoo.get_model(name, weights=None, num_classes=n, init_weights=False),
+        window,
+        HALVES,
+        HALVES,
+    )
 
 
 def _timm(name: str) -> Recipe | None:
@@ -42,8 +54,20 @@ def _timm(name: str) -> Recipe | None:
     if not timm.is_model(name):
         return None
     config = timm.get_pretrained_cfg(name)
-    window = 224 if config is None else int(config.input_size[-1])
-    return Recipe("timm", lambda n: timm.create_model(name, pretrained=False, num_classes=n), window)
+    if config is None:
+        return Recipe("timm", lambda n: timm.create_model(name, pretrained=False, num_classes=n), 224)
+    return Recipe(
+        "timm",
+        lambda n: timm.create_model(name, pretrained=False, num_classes=n),
+        int(config.input_size[-1]),
+        _three(config.mean),
+        _three(config.std),
+    )
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    red, green, blue = values
+    return float(red), float(green), float(blue)
 
 
 def _suggestions(name: str) -> str:

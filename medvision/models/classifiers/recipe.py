@@ -8,14 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from medvision.models.contract import IMAGENET_MEAN, IMAGENET_STD
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A network of `library` for any number of classes, and the input size it was designed for, where there is one."""
+    """A network of `library` for any number of classes, and the input size it was designed for, where there is one.
+
+    `mean` and `std` are those of the published weights' normalisation: ImageNet's for most networks, not for all.
+    """
 
     library: str
     build: Callable[[int], nn.Module]
     window_px: int | None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
 
 def choose(recipes: Sequence[Recipe], state: dict[str, torch.Tensor]) -> Recipe:

@@ -189,14 +189,16 @@ def _published(path: Path, classes: Sequence[str] | None, positive: str | None) 
     expected = max(2, net.outputs)
     if classes is None or len(classes) != expected:
         raise UsageError(f"{path}: carries no contract; pass --classes with {expected} names")
+    if len(set(classes)) != len(classes):
+        raise UsageError(f"--classes {','.join(classes)}: two of them have one name")
     contract = AggregatorContract(
         architecture="dsmil",
         classes=tuple(classes),
-        positive=positive or classes[-1],
+        positive=classes[-1],
         dimension=net.dimension,
         options=MilOptions(passing_values=hasattr(net.b_classifier.v, "__len__")),
     )
-    return _as_model(path.stem, net, contract, "")
+    return _as_model(path.stem, net, contract if positive is None else _with_positive(contract, positive), "")
 
 
 def _checked(path: Path, metadata: dict[str, Any]) -> AggregatorContract:

@@ -64,7 +64,7 @@ def instance_loss(output: BagOutput, target: torch.Tensor, count: int, subtyping
         if k == int(target):
             losses.append(smooth_top1_svm(windows[k, top], 1))
             losses.append(smooth_top1_svm(windows[k, bottom], 0))
-        elif subtyping and len(scores) > 1:
+        elif subtyping:
             losses.append(smooth_top1_svm(windows[k, top], 0))
     return torch.cat(losses).mean()
 

@@ -240,6 +240,21 @@ def test_what_does_not_go_together_is_refused_with_the_choices() -> None:
         prepare(classifier(lively(Small())), CPU, "onnxruntime", "bfloat16")
 
 
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+def test_a_network_that_does_not_convert_is_one_line_and_a_quiet_fallback(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Windows of 24 x 32 are no multiple of 5 x 7, for which ONNX has no pooling."""
+    have(name)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d((5, 7)), nn.Flatten(), nn.Linear(140, 2))
+    model = classifier(lively(net))
+    with pytest.raises(UsageError, match=f"'small' cannot be converted for backend '{name}': ") as refused:
+        prepare(model, CPU, name)
+    assert len(str(refused.value)) < 400 and "\n" not in str(refused.value)
+    assert prepare(model, CPU).backend == "fused"
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("name", "extra"), [("openvino", "openvino"), ("onnxruntime", "onnx")])
 def test_an_absent_runtime_is_named_with_its_extra(
     name: str, extra: str, monkeypatch: pytest.MonkeyPatch

@@ -82,6 +82,11 @@ def test_clam_subtyping_teaches_the_other_classes_too() -> None:
     ]
     found = instance_loss(output, torch.tensor(0), 8, True)
     torch.testing.assert_close(found, torch.cat(expected).mean())
+    # With one branch both classes go by one attention.
+    single = BagOutput(torch.zeros(2), torch.softmax(scores[0], 0), (scores[:1], windows))
+    expected[2] = smooth_top1_svm(windows[1, order[0][:3]], 0)
+    found = instance_loss(single, torch.tensor(0), 8, True)
+    torch.testing.assert_close(found, torch.cat(expected).mean())
 
 
 def test_a_bag_of_one_window_has_no_cluster() -> None:

@@ -11,6 +11,7 @@ import torchvision
 
 from medvision.core.errors import UsageError, WeightsError
 from medvision.models import load_model
+from medvision.models.contract import IMAGENET_MEAN, IMAGENET_STD
 from medvision.models.trunks import (
     INCEPTION_BLOCKS,
     TrunkContract,
@@ -104,6 +105,34 @@ def test_the_last_blocks_of_inception_give_5376_features() -> None:
     with torch.inference_mode():
         found = _Blocks(net, contract.blocks).eval()(torch.randn(1, 3, 96, 96))
     assert found.shape == (1, 1280 + 2048 + 2048)
+
+
+@pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
+def test_torchvisions_inceptions_see_what_their_published_weights_saw(name: str, tmp_path: Path) -> None:
+    """torchvision sets `transform_input` where it loads them: ImageNet's normalisation in, -1..1 to the first layer."""
+    torch.manual_seed(0)
+    net = torchvision.models.get_model(name, weights=None, init_weights=False, transform_input=True).eval()
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    trunk = load_trunk(TrunkSpec(name, tmp_path / "w.pth", 96, 0.5))
+    imagenet = (
+        pixels(96).permute(0, 3, 1, 2) / 255 - torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    ) / torch.tensor(IMAGENET_STD).view(3, 1, 1)
+    net.fc = torch.nn.Identity()
+    with torch.inference_mode():
+        torch.testing.assert_close(trunk(pixels(96)), net(imagenet), atol=1e-4, rtol=1e-4)
+
+
+def test_a_network_of_timm_has_the_normalisation_that_timm_says(tmp_path: Path) -> None:
+    name = "timm/vit_tiny_patch16_224"
+    net = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    torch.save(net.state_dict(), tmp_path / "w.pth")
+    assert load_trunk(TrunkSpec(name, tmp_path / "w.pth", 224, 0.5)).normalisation.mean == (0.5,) * 3
+    given = TrunkSpec(name, tmp_path / "w.pth", 224, 0.5, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    assert load_trunk(given).normalisation.mean == IMAGENET_MEAN
+    file = tmp_path / "w.yaml"
+    file.write_text("architecture: vit_tiny_patch16_224\nwindow_px: 224\nspacing_um: 0.5\n")
+    with pytest.raises(UsageError, match=r"w\.yaml: mean and std are missing, and cannot be guessed"):
+        load_trunk(TrunkSpec(str(file)))
 
 
 def test_pooled_blocks_are_means_of_their_maps(tmp_path: Path) -> None:

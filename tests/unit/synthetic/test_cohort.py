@@ -132,7 +132,7 @@ def test_mimicry_changes_tumour_and_leaves_everything_else_as_it_was() -> None:
         ("stains: [pink]", "stain 'pink' unknown; known: plum"),
         ("artefacts: [[crack]]", "artefact 'crack' unknown; known: pen-black"),
         ("mimicry: [0.9, 0.1]", r"mimicry from 0\.9 to 0\.1 is no range"),
-        ("colour: red", "groups.0.colour: Extra inputs"),
+        ("colour: red", "groups.0.colour: no such field"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, changes: str, message: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from medvision.core.errors import StoreError, UsageError
+from medvision.core.errors import StoreError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
 from medvision.engine.contract import PatchModel
 from medvision.models import load_model
@@ -19,14 +19,14 @@ from medvision.models.catalogue import as_patch_model
 from medvision.models.contract import WeightsContract
 from medvision.sources.annotations import Annotation, write_asap
 from medvision.sources.write import write_slide
-from medvision.store.cohort import CohortSlide, write_cohort
+from medvision.store.cohort import CohortSlide, read_cohort, write_cohort
 from medvision.training.cohort_config import (
     HardNegativesConfig,
     SamplingConfig,
     TrainCohortPatchConfig,
     read_cohort_patch_config,
 )
-from medvision.training.cohort_patch import _loss, train_cohort_patch
+from medvision.training.cohort_patch import _loss, _Stains, train_cohort_patch
 from medvision.training.mining import mine_hard_negatives, read_hard, write_hard
 from medvision.training.slide_sampling import (
     SlidePlaces,
@@ -80,8 +80,6 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slides(cohort: Path) -> tuple[CohortSlide, ...]:
-    from medvision.store.cohort import read_cohort
-
     return read_cohort(cohort).slides
 
 
@@ -323,6 +321,38 @@ def test_a_broken_off_run_ends_like_an_uninterrupted_one(cohort: Path, tmp_path:
         train_cohort_patch(configured(cohort, batch_size=4), tmp_path / "broken")
 
 
+def test_a_slide_without_tissue_or_with_damage_lends_its_stain_to_none(windows: SlideWindows) -> None:
+    here, nowhere = np.full((4, 2), 500.0), np.zeros((0, 2))
+    there = np.tile([340.0, 1000.0], (4, 1))  # where slide 1 is purple
+    known = [SlidePlaces(nowhere, nowhere, at) for at in (nowhere, there, here, here, here)]
+    config = configured(Path("c.csv"), stain_transfer={"method": "reinhard", "share": 1.0})
+    stains = _Stains(config, windows, known)
+    assert [stains._of(k) is None for k in range(5)] == [True, False, False, False, False]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SlideWindows, "read", damaged)
+        assert _Stains(config, windows, known)._of(1) is None
+
+
+def damaged(*_: object) -> None:
+    raise WindowUnreadableError("gone")
+
+
+def test_a_copy_of_a_slide_is_not_validated_on(cohort: Path, tmp_path: Path) -> None:
+    slides = list(read_cohort(cohort).slides)
+    copy = tmp_path / "copy.tif"
+    copy.write_bytes(slides[4].path.read_bytes())
+    slides.append(replace(slides[4], slide_id="copy", path=copy, patient="another", split="held"))
+    slides.append(replace(slides[0], slide_id="other", patient="third", path=slides[0].path, split="held"))
+    twin = write_cohort(tmp_path / "cohort.csv", slides)
+    with pytest.raises(UsageError, match=r"file .* lies in more than one split"):
+        train_cohort_patch(configured(twin, validation_split="held"), tmp_path / "out")
+    twin = write_cohort(tmp_path / "cohort.csv", slides[:-1])
+    with pytest.raises(
+        UsageError, match="'slide_4', to learn from, and 'copy', to validate on, are one image"
+    ):
+        train_cohort_patch(configured(twin, validation_split="held"), tmp_path / "out")
+
+
 def test_any_classifier_of_the_libraries_can_be_trained(cohort: Path, tmp_path: Path) -> None:
     config = configured(cohort, architecture="resnet18", steps=1, hard_negatives={"rounds": 0})
     report = train_cohort_patch(config, tmp_path)
@@ -339,6 +369,14 @@ def test_the_documented_configurations_are_valid_and_wrong_ones_are_named(tmp_pa
     path.write_text("name: x\ncohort: c.csv\nsampling: {near_share: 0.8, hard_share: 0.4}\n")
     with pytest.raises(UsageError, match=r"near_share 0\.8 and hard_share 0\.4 exceed 1"):
         read_cohort_patch_config(path)
-    path.write_text("name: x\ncohort: c.csv\nstepz: 1\n")
-    with pytest.raises(UsageError, match="stepz"):
+    path.write_text("name: x\ncohort: c.csv\nstepz: 1\nsteps: 0\nhard_negatives: {least: many}\n")
+    with pytest.raises(UsageError) as refused:
         read_cohort_patch_config(path)
+    assert f"{path}: " in str(refused.value)
+    assert "stepz: no such field" in str(refused.value)
+    assert "steps: Input should be greater than or equal to 1, not 0" in str(refused.value)
+    assert "hard_negatives.least: " in str(refused.value) and "not 'many'" in str(refused.value)
+    path.write_text("name: x\n")
+    with pytest.raises(UsageError, match=r"cohort: Field required$"):
+        read_cohort_patch_config(path)
+    assert read_cohort_patch_config(path, Path("given.csv")).cohort == Path("given.csv")

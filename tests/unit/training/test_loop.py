@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medvision.core.errors import StoreError, UsageError
-from medvision.training.loop import Batch, LoopSettings, fit, write_checks
+from medvision.training.loop import Batch, LoopSettings, dealt, fit, write_checks
 
 SETTINGS = LoopSettings(steps=40, learning_rate=0.05, check_every=10, warmup=2, average=0.9)
 
@@ -130,6 +130,39 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         )
 
 
+def test_a_checkpoint_that_is_no_checkpoint_is_named(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "progress.pt"
+    fit(network(), batch, functional.cross_entropy, SETTINGS, checkpoint=checkpoint)
+    whole = checkpoint.read_bytes()
+    for content in (b"", b"not weights", whole[: len(whole) // 2]):
+        checkpoint.write_bytes(content)
+        with pytest.raises(StoreError, match=r"progress\.pt: not a readable checkpoint; delete it"):
+            fit(network(), batch, functional.cross_entropy, SETTINGS, checkpoint=checkpoint)
+
+
+def test_weights_that_overflow_end_the_run(tmp_path: Path) -> None:
+    def broken(step: int) -> Batch:
+        inputs, targets = batch(step)
+        return (inputs * float("nan") if step == 12 else inputs), targets
+
+    checkpoint = tmp_path / "progress.pt"
+    with pytest.raises(UsageError, match=r"no longer finite at step 20: the learning rate of 0\.05"):
+        fit(network(), broken, functional.cross_entropy, SETTINGS, checkpoint=checkpoint)
+    resumed = fit(network(), batch, functional.cross_entropy, SETTINGS, checkpoint=checkpoint)
+    assert resumed.resumed_at == 10  # what was kept is from before
+
+
+def test_every_process_has_cases_of_both_classes_however_a_batch_is_ordered() -> None:
+    assert dealt(6, 2).tolist() == [[0, 3, 4], [1, 2, 5]]
+    assert dealt(6, 3).tolist() == [[0, 5], [1, 3], [2, 4]]
+    for processes in (1, 2, 4, 8):
+        shares = dealt(32, processes)
+        assert sorted(shares.flatten().tolist()) == list(range(32))
+        for share in shares:
+            assert 0 < (share % 2).sum() < len(share)  # tumour and normal in turns, as slides are sampled
+            assert 0 < (share < 16).sum() < len(share)  # tumour first, as regions and patches are
+
+
 def test_it_stops_early_and_keeps_the_best_weights() -> None:
     scores = iter([0.1, 0.9, 0.3, 0.2, 0.1, 0.0])
     kept: list[torch.Tensor] = []
@@ -228,16 +261,21 @@ def test_what_cannot_be_had_is_said() -> None:
 
 
 def events(folder: Path) -> list[tuple[int, str, float]]:
-    """(step, name, value) of TensorBoard's record files: length, checksum, message, checksum, again and again."""
+    """(step, name, value) of TensorBoard's record files."""
     found = []
     for path in sorted(folder.glob("events.out.tfevents.*")):
-        content = path.read_bytes()
-        at = 0
-        while at < len(content):
-            (size,) = struct.unpack_from("<Q", content, at)
-            event = Event.FromString(content[at + 12 : at + 12 + size])
+        for event in records(path):
             found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-            at += 16 + size
+    return found
+
+
+def records(path: Path) -> list[Event]:
+    """Length, checksum, message, checksum, again and again."""
+    found, content, at = [], path.read_bytes(), 0
+    while at < len(content):
+        (size,) = struct.unpack_from("<Q", content, at)
+        found.append(Event.FromString(content[at + 12 : at + 12 + size]))
+        at += 16 + size
     return found
 
 
@@ -248,6 +286,7 @@ def test_tensorboard_gets_every_check_and_nothing_leaves_the_machine(
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "gethostname", lambda: "machine-of-jane")
     board = tmp_path / "board"
     found = fit(network(), batch, functional.cross_entropy, SETTINGS, accuracy, tensorboard=board)
     written = events(board)
@@ -255,6 +294,33 @@ def test_tensorboard_gets_every_check_and_nothing_leaves_the_machine(
     losses = [value for _, name, value in written if name == "loss"]
     assert losses == pytest.approx([check.loss for check in found.checks])
     assert {name for _, name, _ in written} == {"loss", "learning_rate", "score"}
+    (file,) = board.iterdir()
+    assert "machine-of-jane" not in file.name and b"machine-of-jane" not in file.read_bytes()
+
+
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(tmp_path: Path) -> None:
+    board, checkpoint = tmp_path / "board", tmp_path / "progress.pt"
+
+    def interrupted(step: int) -> Batch:
+        if step == 25:
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            network(),
+            interrupted,
+            functional.cross_entropy,
+            SETTINGS,
+            checkpoint=checkpoint,
+            tensorboard=board,
+        )
+    fit(network(), batch, functional.cross_entropy, SETTINGS, checkpoint=checkpoint, tensorboard=board)
+    first, second = sorted(board.iterdir())
+    assert [step for step, name, _ in events(board) if name == "loss"] == [10, 20, 30, 40]
+    status = [event.session_log.status for event in records(second) if event.HasField("session_log")]
+    assert status == [SessionLog.START]
+    assert next(event.file_version for event in records(first)) == "brain.Event:2"
 
 
 _DISTRIBUTED = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -20,12 +22,13 @@ from medvision.models.turns import turn
 from medvision.models.weights import digest_state, read_weights, write_weights
 from medvision.pipelines.analyze import analyze_slide
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.sources.annotations import write_asap
 from medvision.store.cohort import Cohort, CohortSlide, read_cohort, write_cohort
 from medvision.training.config_file import read_yaml_config
 from medvision.training.loop import Check
-from medvision.training.ncrf import train_ncrf
+from medvision.training.ncrf import load_regions, train_ncrf
 from medvision.training.ncrf_config import RegionsConfig, TrainNcrfConfig
-from medvision.training.ncrf_data import augment_regions, draw_regions, region_batches, split_slides
+from medvision.training.ncrf_data import augment_regions, draw_regions, region_batches
 from medvision.training.slide_windows import SlideWindows
 
 ROOT = Path(__file__).parents[3]
@@ -70,14 +73,37 @@ def config_of(cohort: Cohort, **changes: object) -> TrainNcrfConfig:
     )
 
 
-def test_no_patient_lies_on_both_sides(cohort: Cohort) -> None:
-    learnt, held = split_slides(cohort.slides, 0.5, 0)
-    assert {s.patient for s in learnt}.isdisjoint({s.patient for s in held})
-    assert len(learnt) + len(held) == 8
-    assert split_slides(cohort.slides, 0.5, 0) == (learnt, held)
-    assert split_slides(cohort.slides, 0.0, 0) == (cohort.slides, ())
-    with pytest.raises(UsageError, match="none to learn from has annotated tumour"):
-        split_slides(cohort.slides[::2], 0.0, 0)
+def test_both_sides_have_tumour_though_every_slide_has_an_annotation_file(
+    cohort: Cohort, tmp_path: Path
+) -> None:
+    """An annotation may be empty: then it says that the slide is normal."""
+    empty = tmp_path / "empty.xml"
+    write_asap(empty, [])
+    slides = [replace(s, patient=s.slide_id, annotation=s.annotation or empty) for s in cohort.slides]
+    whole = read_cohort(write_cohort(tmp_path / "cohort.csv", slides))
+    few = {"count": 12, "validation": 8}
+    for seed in range(6):
+        data = load_regions(config_of(whole, seed=seed, validation_share=0.25, regions=few))
+        assert sorted(str(slide.label) for slide in data.held_slides) == ["normal", "tumor"]
+        assert set(data.learnt.slides).isdisjoint({slide.slide_id for slide in data.held_slides})
+        assert "patients on both sides: 0" in data.proof
+
+
+def test_what_would_be_known_from_the_other_side_is_refused(cohort: Cohort, tmp_path: Path) -> None:
+    def refused(slides: Sequence[CohortSlide], said: str) -> None:
+        whole = read_cohort(write_cohort(tmp_path / "cohort.csv", slides))
+        with pytest.raises(UsageError, match=said):
+            load_regions(config_of(whole))
+
+    in_two_splits = [*cohort.slides[:-1], replace(cohort.slides[-1], split="test")]
+    refused(in_two_splits, "patient 'p3' lies in more than one split")
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(cohort.slides[1].path.read_bytes())
+    twin = replace(cohort.slides[1], slide_id="twin", path=copy, patient="q")
+    refused(
+        [cohort.slides[1], twin], "'(s1|twin)', to learn from, and '(s1|twin)', to validate on, are one image"
+    )
+    refused(cohort.slides[::2], "0 of 4 patients have annotated tumour")
 
 
 def test_each_cell_has_the_label_of_its_centre(cohort: Cohort) -> None:
@@ -224,7 +250,10 @@ def test_the_command_trains(cohort: Cohort, tmp_path: Path, capsys: pytest.Captu
         str(cohort.source),
     ]
     assert run(command) == 0
-    assert "base auc" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "patients on both sides: 0" in told
+    assert "validation loss" in told
+    assert "base auc" in told
     assert digest_state(read_weights(tmp_path / "o" / "model.safetensors")[0])
 
 

@@ -217,6 +217,10 @@ def test_progress_of_another_configuration_is_refused(data: Path, tmp_path: Path
         ({"slide_pattern": r"case_\d+"}, "does not begin with a slide's name"),
         ({"folds": [["slide_9"]]}, "no patch is of slide slide_9; slides: slide_0, slide_1, slide_2"),
         ({"folds": [["slide_0"], ["slide_0", "slide_1"]]}, "more than one fold"),
+        (
+            {"regions": [{"path": "region.png", "label": "normal", "slide": "slide_1", "side_px": 64}]},
+            "slide_1 is kept out in a fold or by `holdout`, but a region of it",
+        ),
         ({"folds": [["slide_0", "slide_1", "slide_2"]]}, "a class is absent from training"),
         ({"synthetic": {"count": 4}}, "no renderer"),
         ({"common_steps": 4}, "learn from synthetic windows"),

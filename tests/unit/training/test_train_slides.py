@@ -13,7 +13,7 @@ import torch
 
 from medvision.core.errors import StoreError, UsageError
 from medvision.core.features import FeatureSource
-from medvision.models.mil import load_slide_model
+from medvision.models.mil import load_slide_model, write_slide_model
 from medvision.store.cohort import CohortSlide
 from medvision.store.features import FeatureInfo, FeatureTable, WindowTable, read_features, write_features
 from medvision.training.slides import train_slides
@@ -153,7 +153,7 @@ def test_it_learns_and_says_how_well(data: SlideSet, tmp_path: Path, architectur
     report = train_slides(config(architecture=architecture, options=options), data, tmp_path)
     assert report.figures["auc"].value > 0.9
     assert report.figures["auc"].interval is not None
-    assert "patients kept apart, 2 folds, 16 slides" in report.figures["auc"].protocol
+    assert "patients kept apart, 2 folds, 16 slides, which also chose" in report.figures["auc"].protocol
     model = load_slide_model(tmp_path)
     assert model.contract.features == data.source
     assert model.contract.figures == report.figures
@@ -207,7 +207,8 @@ def test_the_same_again_has_the_same_weights_and_goes_on_after_an_interruption(
 
 def test_one_held_out_part_does_without_folds(data: SlideSet, tmp_path: Path) -> None:
     report = train_slides(config(folds=0, validation_share=0.25, patience=2), data, tmp_path)
-    assert "one held-out part, which also chose the step" in report.figures["accuracy"].protocol
+    said = report.figures["accuracy"].protocol
+    assert "one held-out part" in said and "slides, which also chose the step" in said
     assert report.steps <= 60
     assert [path.name for path in (tmp_path / "progress").glob("*.csv")] == ["final.csv"]
     assert list((tmp_path / "tensorboard" / "final").glob("events.*"))
@@ -230,6 +231,19 @@ def test_weights_to_start_from_are_taken_where_they_fit(data: SlideSet, tmp_path
         )
 
 
+def test_a_start_from_other_features_is_refused(data: SlideSet, tmp_path: Path) -> None:
+    train_slides(config(steps=1), data, tmp_path / "a")
+    model = load_slide_model(tmp_path / "a")
+    assert model.contract.features is not None
+    other = model.contract.features.model_copy(update={"trunk": "another", "digest": "e"})
+    start = tmp_path / "start.safetensors"
+    write_slide_model(start, model.net, model.contract.model_copy(update={"features": other}))
+    with pytest.raises(
+        UsageError, match=r"start\.safetensors: .* trunk toy instead of another; digest d instead"
+    ):
+        train_slides(config(steps=1, start=start), data, tmp_path / "b")
+
+
 def write_other(folder: Path) -> Path:
     path = folder / "other.pth"
     torch.save({"something": torch.zeros(3)}, path)
@@ -242,6 +256,8 @@ def test_slides_that_cannot_be_learnt_from_are_named(data: SlideSet) -> None:
         gather([slide(3)], ("normal", "other"), lambda _s: table)
     with pytest.raises(UsageError, match="no slide to learn from is of class tumor"):
         gather([slide(0)], ("normal", "tumor"), lambda _s: table)
+    with pytest.raises(UsageError, match="'s00' and 's03' are one image of two patients, p0 and p1"):
+        gather([slide(0), slide(3)], ("normal", "tumor"), lambda _s: table)
 
 
 @pytest.mark.parametrize(
