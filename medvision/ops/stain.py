@@ -149,8 +149,8 @@ def fit_vahadane(
 
     Densities `v` are factored into two stains `W` of length 1 and amounts `h`, all of them at least 0, that minimise
     the mean of `|v - h W|^2 / 2 + sparsity * sum(h)`: most pixels hold one stain. At most 20,000 stained pixels, evenly
-    spread, are looked at. The search alternates between amounts and stains, both exact, from textbook H&E. The amounts
-    whose ceiling is returned are found with a tenth of `sparsity`, which would otherwise bleach the image.
+    spread, are looked at. The search alternates between amounts and stains, both exact, from textbook H&E.
+    `normalise_vahadane` then finds the amounts of an image with a tenth of `sparsity`, which would otherwise bleach it.
 
     Args:
         image: uint8.
