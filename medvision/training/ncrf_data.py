@@ -70,8 +70,8 @@ def draw_regions(windows: SlideWindows, how: RegionsConfig, count: int, cell_px:
     for kind in KINDS:
         there = [slide for slide, found in enumerate(places) if len(found[kind])]
         if not there and wanted[kind]:
-            names = ", ".join(slide.slide_id for slide in windows.slides)
-            raise UsageError(f"no tissue for regions of kind {kind!r} was found on these slides: {names}")
+            looked_at = ", ".join(slide.slide_id for slide in windows.slides)
+            raise UsageError(f"no tissue for regions of kind {kind!r} was found on these slides: {looked_at}")
         for number in range(wanted[kind]):
             slide = there[number % len(there)]
             found = places[slide][kind]
