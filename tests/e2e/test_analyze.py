@@ -235,6 +235,8 @@ def test_a_signal_ends_a_run_with_its_status_and_a_word(
     program = (
         "import os, signal, sys, medvision.engine.engine as e\n"
         "from medvision.cli import run\n"
+        # A shell has what it starts in the background ignore this signal, and so the tests' own processes.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "real = e.PatchEngine._collect\n"
         "def collect(self, batch, finished):\n"
         "    real(self, batch, finished)\n"

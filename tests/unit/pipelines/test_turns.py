@@ -92,6 +92,11 @@ def test_an_interruption_stops_what_the_device_does_and_waits_for_it() -> None:
         assert stop.wait(60), "nobody told the device's thread to stop"
         ended.set()
 
-    with pytest.raises(KeyboardInterrupt):
-        compute("a device of this test", stop, work)
+    # A shell has what it starts in the background ignore this signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compute("a device of this test", stop, work)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.is_set()
