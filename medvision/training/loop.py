@@ -117,14 +117,12 @@ def fit(
 
     Raises:
         StoreError: if the checkpoint belongs to another run, or cannot be read.
-        UsageError: if the precision or device is not to be had here, a batch does not divide evenly, or the weights
-            are no longer finite at a check.
+        UsageError: if precision or device is not to be had, a batch does not divide evenly, or weights are not finite.
     """
     key = _key(identity, settings, precision)
     place = accelerate(precision, device)
     net = net.to(place.device)
-    averaging = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
-    average = AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
+    average = _averaged(net, settings)
     optimiser = _optimiser(net, settings)
     state = _restore(checkpoint, key, net, average, optimiser, place)
     resumed_at = state.step
@@ -239,6 +237,11 @@ def _kept(net: nn.Module, state: _State, place: Accelerator) -> nn.Module:
     if place.num_processes > 1:  # running statistics of norms differ between processes
         net.load_state_dict(broadcast(net.state_dict()))
     return net.cpu().eval()
+
+
+def _averaged(net: nn.Module, settings: LoopSettings) -> AveragedModel:
+    averaging = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
+    return AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
