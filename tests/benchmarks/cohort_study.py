@@ -133,18 +133,26 @@ def rows(out: Path) -> list[dict[str, Any]]:
         path = out / "scores" / Path(method.folder).name / "camelyon16.json"
         if path.is_file():
             scores = json.loads(path.read_text(encoding="utf-8"))
-            found.append(asdict(method) | {"auc": scores["slide_auc"], "froc": scores["froc"]})
+            false = sum(slide["false_positives"] for slide in scores["per_slide"])
+            found.append(
+                asdict(method)
+                | {"auc": scores["slide_auc"], "froc": scores["froc"], "false_positives": false}
+            )
     return found
 
 
 def table(found: list[dict[str, Any]], seconds: dict[str, list[float]]) -> str:
     """The rows as Markdown, and the time that each command took."""
-    lines = ["| method | slide AUC | 95% interval | lesion FROC | 95% interval |", "|---|---:|---|---:|---|"]
+    lines = [
+        "| method | slide AUC | 95% interval | lesion FROC | 95% interval | false positives, all slides |",
+        "|---|---:|---|---:|---|---:|",
+    ]
     for row in found:
         auc, froc = row["auc"], row["froc"]
         cells = [*_figure(auc["value"], auc["interval"]), *_figure(froc["score"], froc["interval"])]
+        cells.append(str(row["false_positives"]))
         if not row["detects"]:
-            cells[2:] = ["none", ""]
+            cells[2:] = ["none", "", ""]
         lines.append("| " + " | ".join([row["name"], *cells]) + " |")
     lines += ["", "| command | seconds | processor seconds |", "|---|---:|---:|"]
     whole = [sum(column) for column in zip(*seconds.values(), strict=True)]
