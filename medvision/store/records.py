@@ -168,6 +168,12 @@ class SlideOutcome(Record):
     windows: int = 0
     unread: int = 0
     seconds: float = 0.0
+    digests: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of what the result was made from, as far as it came to be known: `slide`, `model`, `config`, `code`,
+    and `result`, which is the key of all of them together (see `medvision.store.manifest.ResultSpec`)."""
+    batch_size: int | None = None
+    """Windows per batch in the end; smaller than asked for where memory ran out. None where nothing was computed."""
+    device: str = ""
 
     @property
     def ok(self) -> bool:

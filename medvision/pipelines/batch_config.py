@@ -1,0 +1,91 @@
+"""What a batch is asked for: which slides, into which folder, how they are analysed, and by how many workers.
+
+This module is light on purpose, as `medvision batch --help` and the schedules need it and no deep-learning library.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medvision.pipelines.config import AnalyzeConfig, Count, Positive
+from medvision.store.records import Record
+
+PATTERNS = ("*.svs", "*.tif", "*.tiff", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.svslide", "*.dcm")
+"""What is taken from a folder unless other patterns are given; upper and lower case are the same."""
+
+Runner = Literal["thread", "process", "dask"]
+
+
+class BatchOptions(Record):
+    """How a batch is run. None of these changes a result."""
+
+    pattern: Annotated[
+        tuple[str, ...],
+        Field(description="File names to take from a folder and the folders below it, such as '*.svs'."),
+    ] = PATTERNS
+    runner: Annotated[
+        Runner,
+        Field(
+            description=(
+                "thread: this process, the next slide opened while the device computes. process: --workers processes "
+                "on this machine. dask: the workers of a Dask cluster, at --address or started here."
+            )
+        ),
+    ] = "thread"
+    workers: Annotated[Count, Field(description="Processes or Dask workers; with a GPU, one for each.")] = 1
+    address: Annotated[
+        str | None, Field(description="Dask scheduler, such as tcp://node1:8786, for --runner dask.")
+    ] = None
+    pseudonym_key: Annotated[
+        Path | None,
+        Field(
+            description=(
+                "File with a secret of 16 bytes or more: slides are then called by a keyed hash of their slide_id, and "
+                "no file name is written or printed."
+            )
+        ),
+    ] = None
+    trust: Annotated[
+        bool,
+        Field(
+            description=(
+                "Read slides in this process, rather than in one of their own with limits on memory and time."
+            )
+        ),
+    ] = False
+    memory_limit: Annotated[
+        Positive, Field(description="GB of memory that reading one slide may take, unless --trust.")
+    ] = 8.0
+    time_limit: Annotated[
+        Positive, Field(description="Seconds that reading one window may take, unless --trust.")
+    ] = 60.0
+    attempts: Annotated[
+        Count,
+        Field(description="How often a slide is tried whose worker was lost, or whose file server failed."),
+    ] = 3
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+
+class BatchRequest(Record):
+    """One batch: everything that the flow is told. Prefect stores it, so that it holds paths and settings only."""
+
+    slides: Path
+    """A manifest (`slide_id,path,...`, see `medvision.store.cohort`) or a folder."""
+    out: Path
+    analyze: AnalyzeConfig = AnalyzeConfig()
+    options: BatchOptions = BatchOptions()
+
+    @model_validator(mode="after")
+    def _address_needs_dask(self) -> BatchRequest:
+        if self.options.address is not None and self.options.runner != "dask":
+            raise ValueError(
+                f"address {self.options.address} is for the dask runner, not {self.options.runner}"
+            )
+        return self
