@@ -11,11 +11,13 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from medvision.pipelines.batch import LISTENER, Progress
+from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.store.files import atomic_write, make_output
 from medvision.store.provenance import new_run_id
@@ -24,28 +26,47 @@ from medvision.store.store import CONTROL
 
 
 def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
-    """Analyse slides through the `analyze` flow; the same files as a plain run, and the same outcomes.
-
-    Uses the server that `PREFECT_API_URL` names, if that is set, else its own, whose database lies below `out`.
+    """Analyse slides through the `batch` flow; the same files as a plain run, and the same outcomes.
 
     Raises:
         MedvisionError: before the first slide, if `out` cannot be written to or the model cannot be had.
     """
     control = make_output(make_output(out) / CONTROL)
-    manifest = control / f"slides-{new_run_id()}.json"
-    atomic_write(manifest, json.dumps([str(slide.absolute()) for slide in slides]).encode())
+    listed = control / f"slides-{new_run_id()}.json"
+    atomic_write(listed, json.dumps([str(slide.absolute()) for slide in slides]).encode())
+    options = BatchOptions(trust=True)
+    try:
+        outcomes = run_batch(BatchRequest(slides=listed, out=out, analyze=config, options=options))
+    finally:
+        listed.unlink(missing_ok=True)
+    return [outcome.model_copy(update={"slide": str(s)}) for outcome, s in zip(outcomes, slides, strict=True)]
+
+
+def run_batch(
+    request: BatchRequest, listener: Callable[[Progress], None] | None = None
+) -> list[SlideOutcome]:
+    """Run the `batch` flow here; returns how each slide ended, in the order of the slides.
+
+    Uses the server that `PREFECT_API_URL` names, if that is set, else one of its own, whose database lies below the
+    output folder. A server that is lost on the way loses no slide.
+
+    Raises:
+        MedvisionError: before the first slide, if the slides cannot be listed, the model cannot be had, or the output
+            not be written.
+    """
+    control = make_output(make_output(request.out) / CONTROL)
+    token = LISTENER.set(listener)
     try:
         with _home(control / "prefect") as home, prefect_settings(home):
-            from flows.analyze import analyze
+            from flows.batch import batch
 
-            state = analyze(manifest, out, config, return_state=True)
+            state = batch(request, return_state=True)
             result = state.result(raise_on_failure=False)
     finally:
-        manifest.unlink(missing_ok=True)
+        LISTENER.reset(token)
     if isinstance(result, BaseException):
         raise result
-    outcomes = [SlideOutcome.model_validate(row) for row in result]
-    return [outcome.model_copy(update={"slide": str(s)}) for outcome, s in zip(outcomes, slides, strict=True)]
+    return [SlideOutcome.model_validate(row) for row in result]
 
 
 @contextlib.contextmanager
@@ -57,7 +78,7 @@ def prefect_settings(home: Path) -> Iterator[None]:
     quiet = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "ERROR",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failed slide is told by its own outcome
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

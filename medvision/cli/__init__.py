@@ -37,6 +37,10 @@ _COMMANDS = {
         "medvision.cli.analyze:analyze",
         "Analyse slides: heatmap, lesion regions, score and report for each.",
     ),
+    "batch": (
+        "medvision.cli.batch:batch",
+        "Analyse every slide of a manifest or folder, unattended, with a page of all.",
+    ),
     "benchmark": ("medvision.cli.benchmark:benchmark", "Measure speed against its limits on this machine."),
     "calibrate": (
         "medvision.cli.calibrate:calibrate",
@@ -62,6 +66,10 @@ _COMMANDS = {
         "Lesions scored by two models, from their heatmaps.",
     ),
     "models": ("medvision.cli.models:app", "List the models that can be named, show one, measure one."),
+    "pseudonyms": (
+        "medvision.cli.batch:pseudonyms",
+        "Names for slides that say nothing about a patient.",
+    ),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),

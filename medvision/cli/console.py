@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +18,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -26,6 +29,7 @@ from medvision.report.format import visible
 from medvision.store.records import SlideOutcome
 
 if TYPE_CHECKING:
+    from medvision.pipelines.batch import Progress as Progress_
     from medvision.training.loop import Check
 
 # Of the processes of a distributed training, which are told their rank, the first alone speaks; errors come from any.
@@ -75,6 +79,37 @@ def slide_progress() -> Iterator[SlideProgress]:
         yield SlideProgress(progress)
 
 
+@contextmanager
+def batch_progress(on_outcome: Callable[[SlideOutcome], None]) -> Iterator[Callable[[Progress_], None]]:
+    """A bar over all slides of a batch, by their bytes, with the rate of tiles; each ended slide is also printed."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("[cyan]{task.fields[rate]}[/]"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        bar = progress.add_task("slides", total=None, rate="")
+        seen: deque[tuple[float, int]] = deque(maxlen=40)
+
+        def listen(state: Progress_) -> None:
+            for outcome in state.new:
+                on_outcome(outcome)
+            seen.append((time.monotonic(), state.windows_done))
+            elapsed = seen[-1][0] - seen[0][0]
+            rate = (seen[-1][1] - seen[0][1]) / elapsed if elapsed > 0 else 0.0
+            progress.update(
+                bar,
+                total=state.bytes_all,
+                completed=state.bytes_done,
+                description=f"{state.ended:,} of {state.slides:,} slides",
+                rate=f"{rate:,.0f} tiles/s" if rate > 0 else "",
+            )
+
+        yield listen
+
+
 def print_outcome(outcome: SlideOutcome) -> None:
     """One line for one slide."""
     style = _STYLES.get(outcome.status, "red")
@@ -82,12 +117,19 @@ def print_outcome(outcome: SlideOutcome) -> None:
         "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
     )
     regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
-    reason = f"  {outcome.reason}" if outcome.reason else ""
+    reason = f"  {without_prefix(outcome.reason, outcome.slide)}" if outcome.reason else ""
     console.print(
         f"[{style}]{outcome.status:>11}[/]  [bold]{escape(visible(outcome.slide))}[/]{score}{regions}"
         f"  {outcome.seconds:.1f} s{escape(visible(reason))}",
         soft_wrap=True,
     )
+
+
+def without_prefix(reason: str, slide: str) -> str:
+    """A reason without the slide that it begins with, for a line that has named it."""
+    for name in (slide, Path(slide).name):
+        reason = reason.removeprefix(f"{name}: ")
+    return reason
 
 
 def print_made(label: str, path: Path) -> None:

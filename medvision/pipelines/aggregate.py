@@ -274,7 +274,7 @@ class _Judging:
             reason="no tissue was found on this slide, so there was nothing to judge"
             if prediction is None
             else "",
-            slide=describe_slide(self.source, self.job.path),
+            slide=describe_slide(self.source, self.job.path.name),
             model=self._model_info(),
             config=fields,
             config_digest=digest_json(fields),

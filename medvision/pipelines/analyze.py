@@ -6,36 +6,30 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from medvision.core.digest import digest_json
-from medvision.core.errors import UnreadableSourceError, UsageError
+from medvision.core.errors import UnreadableSourceError
 from medvision.core.results import Raster
-from medvision.engine.backends import BACKENDS, Runner, prepare
+from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
-from medvision.engine.device import resolve_device
 from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
 from medvision.engine.plan import TilePlan
-from medvision.models import load_model
-from medvision.models.slide_forest import SlideForest, read_slide_forest
-from medvision.models.turns import with_turns
+from medvision.models.slide_forest import SlideForest
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig, Scalar
-from medvision.pipelines.dense import Agreement, check_dense, compute_dense, dense_backend, plan_dense
-from medvision.pipelines.device import compute, submit
+from medvision.pipelines.configured import configured_forest, configured_model, configured_runner
+from medvision.pipelines.dense import Agreement, compute_dense, plan_dense
+from medvision.pipelines.device import compute
 from medvision.pipelines.heatmap import (
     Overview,
     compute_heatmap,
     locate_tissue,
     plan_heatmap,
     read_overview,
-    spacing_of,
-    stride_px,
     units_of,
 )
 from medvision.pipelines.slide_result import (
@@ -54,6 +48,7 @@ from medvision.pipelines.slide_result import (
 from medvision.report.render import HTML, PDF, write_report
 from medvision.sources import open_source
 from medvision.sources.base import Source
+from medvision.sources.guarded import Limits, open_guarded
 from medvision.store.files import make_output, safe_name, safe_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import (
@@ -69,94 +64,6 @@ from medvision.store.store import ResultSpec, ResultStore
 
 RESULT = "result.json"
 RUN = "run.json"
-
-
-@lru_cache(maxsize=2)
-def model_for(
-    model: str,
-    weights: Path | None,
-    classes: tuple[str, ...] | None,
-    spacing: float | None,
-    window: int | None,
-    positive: str | None,
-    tta: int = 1,
-) -> PatchModel:
-    """The model of a configuration, loaded once per process."""
-    found = load_model(
-        model, weights=weights, classes=classes, spacing_um=spacing, window_px=window, positive=positive
-    )
-    return with_turns(found, tta) if tta > 1 else found
-
-
-def configured_model(config: AnalyzeConfig) -> PatchModel:
-    """The model that `config` names.
-
-    Raises:
-        UnknownNameError, WeightsError: if it cannot be had; the message says what to pass.
-    """
-    return model_for(
-        config.model,
-        config.weights,
-        config.classes,
-        config.spacing,
-        config.window,
-        config.positive,
-        config.tta,
-    )
-
-
-def check_config(config: AnalyzeConfig) -> PatchModel:
-    """The model of `config`, after making sure that model, stride, device, backend and so on fit each other.
-
-    Raises:
-        MedvisionError: with what to pass instead.
-    """
-    configured_runner(config).result()
-    return configured_model(config)
-
-
-@lru_cache(maxsize=2)
-def _forest_at(path: Path) -> SlideForest:
-    return read_slide_forest(path)
-
-
-def configured_forest(config: AnalyzeConfig) -> SlideForest | None:
-    """The slide model that `config` names, if any, after making sure that it knows the heatmaps to come.
-
-    Raises:
-        MedvisionError: if it cannot be read, or was trained on heatmaps of another model or stride.
-    """
-    if config.slide_model is None:
-        return None
-    forest, model = _forest_at(config.slide_model), configured_model(config)
-    forest.check_heatmap(model.name, model.digest, stride_px(model, config.stride) * spacing_of(model))
-    return forest
-
-
-def configured_runner(config: AnalyzeConfig) -> Future[Runner]:
-    """The model of `config` ready to run; made on the device's thread, once whatever the number of slides.
-
-    Its result raises `MedvisionError` if model, backend and precision do not fit each other.
-
-    Raises:
-        MedvisionError: at once, if the model or the device cannot be had, or the stride or the backend is none.
-    """
-    model, device = configured_model(config), resolve_device(config.device)
-    if config.tta > 1 and config.dense != "off":
-        raise UsageError(
-            f"--tta {config.tta} turns whole windows, which a dense heatmap has not; use --dense off"
-        )
-    check_dense(model, stride_px(model, config.stride), config.dense)
-    configured_forest(config)
-    if config.backend != "auto":
-        BACKENDS.check(config.backend)
-    backend = config.backend if config.dense == "off" else dense_backend(config.backend)
-    return submit(str(device), lambda: _runner_for(model, device, backend, config.precision))
-
-
-@lru_cache(maxsize=2)
-def _runner_for(model: PatchModel, device: torch.device, backend: str, precision: str) -> Runner:
-    return prepare(model, device, backend, precision)
 
 
 def analyze_slides(
@@ -215,11 +122,16 @@ def analyze_slide(
     on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
+    *,
+    alias: str | None = None,
+    limits: Limits | None = None,
 ) -> SlideOutcome:
     """Analyse one slide into `out/<name>/`: the record, the rasters, the pictures, the report.
 
     `name` is by default `safe_name(slide)`; a run of several slides takes them from `safe_names`, which keeps two
     slides of one file name apart. `stop`, set by another thread, ends it with `KeyboardInterrupt`, its progress saved.
+    `alias` stands for the slide's file name in everything that is written or said. With `limits`, the file is read by
+    a process of its own that may not exceed them (see `medvision.sources.open_guarded`).
 
     A result of the same slide content, weights, configuration and code that verifies is kept ("unchanged"). What goes
     wrong with the slide is the outcome's status and reason; what is wrong with the configuration raises.
@@ -229,10 +141,16 @@ def analyze_slide(
     make_output(out)
     engine = PatchEngine(_settings(config), on_windows, stop)
     name = safe_name(slide) if name is None else name
+    analysis: _Analysis | None = None
     try:
-        source = open_source(slide, config.slide_spacing)
+        if limits is None:
+            source = open_source(slide, config.slide_spacing)
+        else:
+            source = open_guarded(slide, config.slide_spacing, limits)
         try:
-            analysis = _Analysis(slide, name, out, config, model, engine, source, on_plan, started, began)
+            analysis = _Analysis(
+                slide, name, alias, out, config, model, engine, source, on_plan, started, began
+            )
             if not ready.done():
                 _ = analysis.tissue  # the time in which the network is made ready
             return analysis.outcome(ready.result())
@@ -241,7 +159,8 @@ def analyze_slide(
     except Exception as error:
         if ready.done() and error is ready.exception():
             raise
-        return failed_outcome(slide, name, error, time.perf_counter() - started)
+        failed = failed_outcome(slide, name, error, time.perf_counter() - started, alias)
+        return failed if analysis is None else failed.model_copy(update={"digests": analysis.digests})
 
 
 def _settings(config: AnalyzeConfig) -> EngineSettings:
@@ -260,6 +179,7 @@ class _Analysis:
 
     slide: Path
     name: str
+    alias: str | None
     out: Path
     config: AnalyzeConfig
     model: PatchModel
@@ -270,6 +190,25 @@ class _Analysis:
     began: str
     stats: RunStats | None = None
     agreement: Agreement | None = None
+    spec: ResultSpec | None = None
+
+    @property
+    def shown(self) -> str:
+        """What the slide is called in its records."""
+        return self.slide.name if self.alias is None else self.alias
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What the result is made from, as far as it is known."""
+        if self.spec is None:
+            return {}
+        return {
+            "slide": self.spec.source,
+            "model": self.spec.model,
+            "config": digest_json(self.fields),
+            "code": self.spec.code,
+            "result": self.spec.key,
+        }
 
     @cached_property
     def overview(self) -> Overview:
@@ -284,7 +223,7 @@ class _Analysis:
     def outcome(self, runner: Runner) -> SlideOutcome:
         """Make or find the result, with its report, and say what became of the slide."""
         store = ResultStore(self.out)
-        spec = self._spec(runner)
+        spec = self.spec = self._spec(runner)
         of_run = (RUN, HTML, PDF)
         entry = store.get_or_make(
             spec,
@@ -294,7 +233,7 @@ class _Analysis:
         )
         result = SlideResult.model_validate_json((entry.folder / RESULT).read_bytes())
         return SlideOutcome(
-            slide=str(self.slide),
+            slide=str(self.slide) if self.alias is None else self.alias,
             name=self.name,
             status=_status(result.verdict, entry.made, self.stats),
             reason=result.reason,
@@ -304,6 +243,9 @@ class _Analysis:
             windows=result.heatmap.windows if result.heatmap else 0,
             unread=result.heatmap.unread if result.heatmap else 0,
             seconds=round(time.perf_counter() - self.started, 3),
+            digests=self.digests,
+            batch_size=None if self.stats is None else self.stats.batch_size,
+            device="" if self.stats is None else self.stats.device,
         )
 
     @property
@@ -321,7 +263,7 @@ class _Analysis:
         """Everything that the result depends on."""
         return ResultSpec(
             kind="analyze",
-            name=self.slide.name,
+            name=self.shown,
             source=self.source.id,
             model=self.model.digest,
             config={
@@ -411,7 +353,7 @@ class _Analysis:
         return SlideResult(
             verdict=verdict,
             reason=reason,
-            slide=describe_slide(self.source, self.slide),
+            slide=describe_slide(self.source, self.shown),
             model=describe_model(self.model),
             config=fields,
             config_digest=digest_json(fields),

@@ -5,13 +5,15 @@ This module is light on purpose, as `medvision batch --help` and the schedules n
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from medvision.pipelines.config import AnalyzeConfig, Count, Positive
 from medvision.store.records import Record
+from medvision.training.config_file import read_yaml_config
 
 PATTERNS = ("*.svs", "*.tif", "*.tiff", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.svslide", "*.dcm")
 """What is taken from a folder unless other patterns are given; upper and lower case are the same."""
@@ -89,3 +91,25 @@ class BatchRequest(Record):
                 f"address {self.options.address} is for the dask runner, not {self.options.runner}"
             )
         return self
+
+
+class _Flat(BatchOptions, AnalyzeConfig):
+    """All parameters side by side, as a file names them."""
+
+
+def read_batch_config(slides: Path, out: Path, config: Path | None, given: Mapping[str, Any]) -> BatchRequest:
+    """A request from a YAML file (a mapping of the names of `AnalyzeConfig` and `BatchOptions`); `given` comes first.
+
+    Paths in the file are taken from the current folder, as those on the command line are.
+
+    Raises:
+        UsageError: if the file cannot be read, or a name or a value in it is wrong, which is named.
+    """
+    flat = _Flat.model_validate(dict(given)) if config is None else read_yaml_config(config, _Flat, **given)
+    chosen = {name: getattr(flat, name) for name in flat.model_fields_set}
+    return BatchRequest(
+        slides=slides,
+        out=out,
+        analyze=AnalyzeConfig(**{k: v for k, v in chosen.items() if k in AnalyzeConfig.model_fields}),
+        options=BatchOptions(**{k: v for k, v in chosen.items() if k in BatchOptions.model_fields}),
+    )

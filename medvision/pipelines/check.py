@@ -12,8 +12,8 @@ import torch
 from medvision.core.errors import MedvisionError, UnreadableSourceError, WindowUnreadableError
 from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
-from medvision.pipelines.analyze import configured_runner
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.configured import configured_runner
 from medvision.pipelines.dense import plan_dense
 from medvision.pipelines.heatmap import gain_of, locate_tissue, plan_heatmap, read_overview, spacing_of
 from medvision.sources import open_source, read_at

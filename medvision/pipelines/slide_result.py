@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import traceback
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from medvision.sources.annotations import Annotation, write_geojson
 from medvision.sources.base import Source
 from medvision.sources.resample import read_at
 from medvision.sources.write import write_raster
+from medvision.store.pseudonyms import without_name
 from medvision.store.records import (
     HeatmapInfo,
     ModelInfo,
@@ -78,28 +80,38 @@ class SlideFindings:
     spread: Spread | None = None
 
 
-def failed_outcome(slide: Path, name: str, error: Exception, seconds: float) -> SlideOutcome:
-    """A slide that failed, with its reason. What nobody foresaw is logged with its trace."""
+def failed_outcome(
+    slide: Path, name: str, error: Exception, seconds: float, alias: str | None = None
+) -> SlideOutcome:
+    """A slide that failed, with its reason. What nobody foresaw is logged with its trace.
+
+    `alias` stands for the slide's name and path wherever they occur.
+    """
+
+    def nameless(words: str) -> str:
+        return words if alias is None else without_name(words, slide, alias)
+
     foreseen = isinstance(error, (MedvisionError, OSError, MemoryError))
     if not foreseen:
-        logging.getLogger(__name__).error("%s: unexpected error", slide, exc_info=error)
+        trace = "".join(traceback.format_exception(error))
+        logging.getLogger(__name__).error("%s", nameless(f"{slide}: unexpected error\n{trace}"))
     said = str(error) or type(error).__name__
     return SlideOutcome(
-        slide=str(slide),
+        slide=str(slide) if alias is None else alias,
         name=name,
         status="failed",
-        reason=said if foreseen else f"unexpected {type(error).__name__}: {error}",
+        reason=nameless(said if foreseen else f"unexpected {type(error).__name__}: {error}"),
         transient=is_transient(error),
         seconds=round(seconds, 3),
     )
 
 
-def describe_slide(source: Source, slide: Path) -> SlideInfo:
-    """The slide as it was read."""
+def describe_slide(source: Source, name: str) -> SlideInfo:
+    """The slide as it was read, by the name that it is to have in its record."""
     spacing = source.spacing
     rows, columns = source.levels[0].shape
     return SlideInfo(
-        name=slide.name,
+        name=name,
         digest=source.id,
         reader=source.reader,
         reader_reason=source.why,

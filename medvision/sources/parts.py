@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -51,3 +53,20 @@ def _series_uid(path: Path) -> str | None:
     except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError):
         return None
     return str(header.get("SeriesInstanceUID", "")) or None
+
+
+def one_of_each_slide(paths: Iterable[Path]) -> list[Path]:
+    """`paths` without the further files of a slide that one of them stands for already: DICOM has one per level."""
+    kept: list[Path] = []
+    seen: set[tuple[Path, str]] = set()
+    for path in paths:
+        uid = None
+        if path.suffix.lower() in (".dcm", ".dicom"):
+            with contextlib.suppress(OSError):
+                uid = _series_uid(path)
+        if uid is not None:
+            if (path.parent, uid) in seen:
+                continue
+            seen.add((path.parent, uid))
+        kept.append(path)
+    return kept

@@ -78,8 +78,8 @@ class Cohort:
         return "patients in more than one split: 0"
 
 
-def read_cohort(path: Path) -> Cohort:
-    """Read a manifest.
+def read_cohort(path: Path, *, all_there: bool = True) -> Cohort:
+    """Read a manifest. Unless `all_there`, a slide whose file is absent is listed like the others.
 
     Raises:
         UsageError: if it cannot be read, lacks a column, has an unknown one, no slide, a slide twice, an empty
@@ -96,7 +96,7 @@ def read_cohort(path: Path) -> Cohort:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a CSV table ({error})") from error
-    slides = [_slide(path, number, row) for number, row in rows if any(_filled(row))]
+    slides = [_slide(path, number, row, all_there) for number, row in rows if any(_filled(row))]
     if not slides:
         raise UsageError(f"{path}: the manifest lists no slide")
     _check_twins(path, slides)
@@ -144,7 +144,7 @@ def _filled(row: dict[str, str]) -> list[str]:
     return [value for value in row.values() if isinstance(value, str) and value.strip()]
 
 
-def _slide(path: Path, number: int, row: dict[str, str]) -> CohortSlide:
+def _slide(path: Path, number: int, row: dict[str, str], all_there: bool) -> CohortSlide:
     where = f"{path}, line {number}"
     if None in row or None in row.values():
         raise UsageError(f"{where}: has more or fewer cells than the {len(row)} columns of the header")
@@ -156,7 +156,7 @@ def _slide(path: Path, number: int, row: dict[str, str]) -> CohortSlide:
     annotation = cells.get("annotation")
     return CohortSlide(
         cells["slide_id"],
-        _existing(path, cells["path"], where),
+        _existing(path, cells["path"], where) if all_there else path.parent / cells["path"],
         cells.get("label") or None,
         cells.get("patient") or None,
         cells.get("split") or None,

@@ -1,11 +1,13 @@
-"""The flow on a real Prefect server, with real slides and a real network: small ones, made here."""
+"""The batch flow on a real Prefect server, with real slides and a real network: small ones, made here."""
 
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,11 @@ import pytest
 import tifffile
 
 from medvision.core.errors import UsageError
+from medvision.pipelines.batch import Progress
+from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.store.journal import Entry
+from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.records import SlideOutcome
 
 pytestmark = [
@@ -118,13 +124,15 @@ def test_a_bad_slide_fails_the_flow_after_the_others_were_tried(
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterFlowRunId
 
-    from flows.analyze import analyze
+    from flows.batch import batch
 
     bad = tmp_path / "Roe^Richard.svs"
     bad.write_bytes(b"no slide at all")
-    manifest = tmp_path / "cohort.json"
-    manifest.write_text(json.dumps([str(slides[0]), str(bad), str(slides[1])]))
-    state = analyze(manifest, tmp_path / "out", config, return_state=True)
+    manifest = tmp_path / "cohort.csv"
+    rows = [f"{number},{path}\n" for number, path in enumerate((slides[0], bad, slides[1]), start=1)]
+    manifest.write_text("slide_id,path\n" + "".join(rows))
+    request = BatchRequest(slides=manifest, out=tmp_path / "out", analyze=config)
+    state = batch(request, return_state=True)
 
     assert state.is_failed()
     assert state.message == "1 of 3 slides failed"
@@ -145,12 +153,19 @@ def test_a_bad_slide_fails_the_flow_after_the_others_were_tried(
     assert b"slide 2" in kept
     assert b"Jane" not in kept and b"Richard" not in kept, "Prefect's database must not hold a file name"
 
+    with Ledger(tmp_path / "out" / LEDGER, read_only=True) as ledger:
+        (run,) = ledger.runs()
+        slides_of_run = ledger.run(run.run_id).slides
+    assert run.state == "finished" and run.counts == {"done": 2, "failed": 1}
+    assert [slide.verdict for slide in slides_of_run] == ["done", "failed", "done"]
+    assert not list((tmp_path / "out" / ".medvision" / "journal").iterdir()), "the ledger has all of it"
+
 
 def test_only_what_may_pass_is_worth_another_try(prefect_home: Path) -> None:
     from prefect.client.schemas.objects import TaskRun
     from prefect.states import Failed
 
-    from flows.analyze import SlideFailed, analyze_one, is_worth_retrying
+    from flows.batch import SlideFailed, analyze_one, is_worth_retrying
 
     def worth(error: Exception) -> bool:
         run = TaskRun.model_construct()
@@ -160,6 +175,61 @@ def test_only_what_may_pass_is_worth_another_try(prefect_home: Path) -> None:
     assert worth(SlideFailed(failed.model_copy(update={"transient": True})))
     assert not worth(SlideFailed(failed))
     assert not worth(ValueError("a mistake of ours"))
+
+
+@pytest.mark.parametrize("runner", ["process", pytest.param("dask", marks=pytest.mark.slow)])
+def test_workers_write_what_one_process_writes(
+    runner: str, prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+) -> None:
+    from flows.local import run_batch
+    from medvision.pipelines.analyze import analyze_slides
+
+    if runner == "dask":
+        pytest.importorskip("prefect_dask")
+    options = BatchOptions(runner=runner, workers=2)
+    request = BatchRequest(slides=slides[0].parent, out=tmp_path / "out", analyze=config, options=options)
+    heard: list[Progress] = []
+    by_workers = run_batch(request, heard.append)
+    in_loop = list(analyze_slides(sorted(slides), tmp_path / "loop", config))
+
+    assert [outcome.status for outcome in by_workers] == ["done", "done"]
+    assert strip(by_workers) == strip(in_loop)
+    assert results(tmp_path / "out") == results(tmp_path / "loop")
+    assert sorted(outcome.name for state in heard for outcome in state.new) == sorted(o.name for o in in_loop)
+    assert heard[-1].ended == 2 and heard[-1].bytes_done == heard[-1].bytes_all
+
+
+def test_a_lost_worker_costs_an_attempt_and_no_slide(
+    prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+) -> None:
+    """The first worker at slide 1 is killed by its own network; the run starts workers anew, twice at most."""
+    from flows.local import run_batch
+
+    options = BatchOptions(runner="process", workers=1, attempts=2)
+    out = tmp_path / "out"
+    request = BatchRequest(slides=slides[0].parent, out=out, analyze=config, options=options)
+    killed = threading.Event()
+
+    def kill_first() -> None:
+        while not killed.is_set():
+            for path in (out / ".medvision" / "journal").glob("*/00001-1.json"):
+                entry = Entry.model_validate_json(path.read_bytes())
+                os.kill(int(entry.worker.rpartition(":")[2]), signal.SIGKILL)
+                killed.set()
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill_first)
+    thread.start()
+    try:
+        outcomes = run_batch(request)
+    finally:
+        killed.set()
+        thread.join()
+    assert all(outcome.status in ("done", "resumed") for outcome in outcomes)
+    with Ledger(out / LEDGER, read_only=True) as ledger:
+        (run,) = ledger.runs()
+        first = ledger.run(run.run_id).slides[0]
+    assert [attempt.verdict for attempt in first.attempts] == ["interrupted", outcomes[0].status]
 
 
 def test_a_wrong_model_is_reported_as_in_a_plain_run(
@@ -184,22 +254,6 @@ def test_an_output_that_is_a_file_is_wrong_usage(
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="file is there and is not a folder"):
         run_analyze(slides, tmp_path / "file" / "out", config)
-
-
-def test_manifests(prefect_home: Path, tmp_path: Path) -> None:
-    from flows.analyze import read_slides
-
-    text = tmp_path / "list.txt"
-    text.write_text("# cohort 7\n\n a.svs \n/data/b.svs\n")
-    assert read_slides(text) == [tmp_path / "a.svs", Path("/data/b.svs")]
-    (tmp_path / "list.json").write_text('["new\\nline.svs"]')
-    assert read_slides(tmp_path / "list.json") == [tmp_path / "new\nline.svs"]
-    for name, content in {"empty.txt": "# nothing\n", "bad.json": "{", "other.json": '{"a": 1}'}.items():
-        (tmp_path / name).write_text(content)
-        with pytest.raises(UsageError, match=name):
-            read_slides(tmp_path / name)
-    with pytest.raises(UsageError, match="absent"):
-        read_slides(tmp_path / "absent.txt")
 
 
 ALONE = """

@@ -1,0 +1,434 @@
+"""The unattended run over many slides: one verdict for each, whatever happens to the workers.
+
+Nothing here knows who runs the slides. The keeper (`BatchRun`) plans them, follows what the workers note in the
+journal, keeps the ledger and makes the page; a worker (`attempt_slide`) analyses one slide and notes that it did. A flow
+puts tasks, processes or hosts between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shlex
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medvision.core.digest import digest_json
+from medvision.core.errors import MedvisionError, UsageError
+from medvision.pipelines.analyze import analyze_slide
+from medvision.pipelines.batch_config import BatchOptions, BatchRequest
+from medvision.pipelines.batch_plan import BatchSlide, plan_batch
+from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.configured import check_config, check_names
+from medvision.pipelines.device import Crew, Seats, devices_of
+from medvision.pipelines.run import finish_run
+from medvision.sources.guarded import Limits
+from medvision.store.files import make_output
+from medvision.store.journal import Entry, Journal, Teller, unfinished
+from medvision.store.ledger import LEDGER, Ledger
+from medvision.store.ledger_records import Attempt, AttemptEnd, RunEnd, RunStart
+from medvision.store.provenance import code_digest, new_run_id, software_versions, utc_now
+from medvision.store.pseudonyms import read_key
+from medvision.store.records import SlideOutcome
+from medvision.store.store import CONTROL
+
+_LOOK_S = 0.5
+
+
+class Stopped(Exception):
+    """The run was asked to stop; the slide's progress is saved."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How a batch stands: for the eye, several times a second."""
+
+    slides: int
+    ended: int
+    windows_done: int
+    bytes_done: int
+    bytes_all: int
+    new: tuple[SlideOutcome, ...] = ()
+    """Slides that have ended since the last time."""
+
+
+LISTENER: ContextVar[Callable[[Progress], None] | None] = ContextVar("LISTENER", default=None)
+"""Who is told of progress. Not an argument of the flow, whose arguments Prefect stores."""
+
+
+# --- the worker ----------------------------------------------------------------------------------------------------
+
+
+def attempt_slide(slide: BatchSlide, request: BatchRequest, run_id: str) -> SlideOutcome:
+    """Analyse one slide of a run and note it in the run's journal; what goes wrong with the slide is the outcome.
+
+    Raises:
+        Stopped: if the run is to stop; progress is saved.
+        MedvisionError: if the configuration cannot work on this machine, or the journal not be written.
+    """
+    journal = Journal(request.out, run_id)
+    if journal.stopping:
+        raise Stopped
+    attempt = journal.next_attempt(slide.number)
+    worker = f"{os.uname().nodename}:{os.getpid()}"
+    entry = Entry(
+        number=slide.number,
+        attempt=attempt,
+        slide_id=slide.slide_id,
+        name=slide.name,
+        began_utc=utc_now(),
+        worker=worker,
+    )
+    journal.write(entry)
+    teller = Teller(journal, entry.id)
+    config = request.analyze
+    if slide.spacing_um is not None:
+        config = config.model_copy(update={"slide_spacing": slide.spacing_um})
+    with _stop_of(journal) as stop, _device(request) as device:
+        try:
+            outcome = analyze_slide(
+                slide.path,
+                request.out,
+                config.model_copy(update={"device": device}),
+                slide.name,
+                teller.on_plan,
+                teller.on_windows,
+                stop,
+                alias=slide.alias,
+                limits=limits_of(request.options),
+            )
+        except (KeyboardInterrupt, CancelledError):
+            if stop.is_set():
+                raise Stopped from None
+            raise
+    journal.write(entry.model_copy(update={"ended_utc": utc_now(), "outcome": outcome}))
+    return outcome
+
+
+def limits_of(options: BatchOptions) -> Limits | None:
+    """What reading one slide may take; None where slides are trusted."""
+    if options.trust:
+        return None
+    return Limits(memory_bytes=int(options.memory_limit * 1e9), seconds=options.time_limit)
+
+
+@contextlib.contextmanager
+def _stop_of(journal: Journal) -> Iterator[threading.Event]:
+    """An event that is set once the run is to stop; a thread looks every second."""
+    stop, over = threading.Event(), threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            if journal.stopping:
+                stop.set()
+                return
+
+    thread = threading.Thread(target=look, name="medvision-stop", daemon=True)
+    thread.start()
+    try:
+        yield stop
+    finally:
+        over.set()
+        thread.join()
+
+
+_crew = Crew()
+_seats: dict[Path, Seats] = {}
+
+
+@contextlib.contextmanager
+def _device(request: BatchRequest) -> Iterator[str]:
+    """The device for one slide: the least busy one of this process, or the one that this worker process has."""
+    devices = devices_of(request.analyze.device)
+    if request.options.runner == "thread":
+        with _crew.least_busy(devices) as device:
+            yield device
+    else:
+        folder = request.out / CONTROL / "seats"
+        yield _seats.setdefault(folder, Seats(folder)).take(devices)
+
+
+# --- the keeper ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class BatchRun:
+    """One run over the slides of a request: a context in which workers may be set on `waiting()`.
+
+    Raises, on entering:
+        MedvisionError: if the slides cannot be listed, the configuration cannot work, or the output not be written.
+    """
+
+    request: BatchRequest
+    run_id: str = field(default_factory=new_run_id)
+    slides: list[BatchSlide] = field(default_factory=list)
+    outcomes: dict[int, SlideOutcome] = field(default_factory=dict)
+    """By number: how each slide that is over has ended."""
+    page: Path | None = None
+
+    def __enter__(self) -> BatchRun:
+        request = self.request
+        check_workers(request)
+        _check_config(request)
+        self.slides = plan_batch(request)
+        make_output(request.out)
+        self._journal = Journal(request.out, self.run_id)
+        self._lock = threading.Lock()
+        self._begun: set[str] = set()
+        self._ended: set[str] = set()
+        self._sizes = {slide.number: _size(slide.path) for slide in self.slides}
+        self._closing = contextlib.ExitStack()
+        self._closing.enter_context(self._journal.kept())
+        recover(request.out)
+        with self._ledger() as ledger:
+            ledger.begin_run(self._start(), [(slide.slide_id, slide.name) for slide in self.slides])
+        self._over = threading.Event()
+        self._listener = LISTENER.get()
+        self._follower = threading.Thread(target=self._follow, name="medvision-keeper", daemon=True)
+        self._follower.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._journal.ask_to_stop()
+        self._over.set()
+        self._follower.join()
+        try:
+            self.look()
+            with self._ledger() as ledger:
+                _interrupt(ledger, self._journal)
+                finished = len(self.outcomes) == len(self.slides)
+                ledger.end_run(_run_end(self.run_id, self.outcomes, finished=finished))
+            ended = [self.outcomes[number] for number in sorted(self.outcomes)]
+            self.page = finish_run(self.request.out, ended)
+        finally:
+            self._closing.close()
+            if kind is None:
+                self._journal.remove()
+
+    def waiting(self) -> list[BatchSlide]:
+        """The slides that no attempt has ended yet; one whose workers were lost too often ends here as failed."""
+        self.look()
+        limit = self.request.options.attempts
+        for slide in self.slides:
+            tried = self._journal.next_attempt(slide.number) - 1
+            if slide.number not in self.outcomes and tried >= limit:
+                reason = f"its worker was lost {tried} times: killed, out of memory, or crashed"
+                self._give_up(slide, reason)
+        return [slide for slide in self.slides if slide.number not in self.outcomes]
+
+    def failed(self, slide: BatchSlide, error: BaseException) -> None:
+        """A slide that ended by an error outside its analysis, such as a journal that could not be written."""
+        said = (
+            str(error) if isinstance(error, MedvisionError) else f"unexpected {type(error).__name__}: {error}"
+        )
+        self._give_up(slide, said)
+
+    def stop(self) -> None:
+        """Have the workers save their progress and stop."""
+        self._journal.ask_to_stop()
+
+    def look(self) -> None:
+        """Take what the workers noted since the last look into the ledger, and tell who listens."""
+        with self._lock:
+            new: list[SlideOutcome] = []
+            entries = self._journal.entries(self._ended)
+            if any(entry.id not in self._begun or entry.ended_utc for entry in entries):
+                with self._ledger() as ledger:
+                    new = [outcome for entry in entries for outcome in self._take(ledger, entry)]
+            told = self._journal.told() if self._listener is not None else {}
+        if self._listener is not None:
+            self._listener(self._progress(told, new))
+
+    def _take(self, ledger: Ledger, entry: Entry) -> Iterator[SlideOutcome]:
+        if entry.id not in self._begun:
+            ledger.begin(_attempt(self.run_id, entry))
+            self._begun.add(entry.id)
+        if entry.ended_utc is not None and entry.outcome is not None:
+            ledger.end(_end(self.run_id, entry, entry.ended_utc, entry.outcome))
+            self._ended.add(entry.id)
+            # A fault that may pass is not over while there are tries left.
+            if not entry.outcome.transient or entry.attempt >= self.request.options.attempts:
+                self.outcomes[entry.number] = entry.outcome
+                yield entry.outcome
+
+    def _give_up(self, slide: BatchSlide, reason: str) -> None:
+        outcome = SlideOutcome(slide=slide.shown, name=slide.name, status="failed", reason=reason)
+        now = utc_now()
+        entry = Entry(
+            number=slide.number,
+            attempt=self._journal.next_attempt(slide.number),
+            slide_id=slide.slide_id,
+            name=slide.name,
+            began_utc=now,
+            worker="",
+            ended_utc=now,
+            outcome=outcome,
+        )
+        with self._lock, self._ledger() as ledger:
+            for _ in self._take(ledger, entry):
+                pass
+        self.outcomes[slide.number] = outcome
+        if self._listener is not None:
+            self._listener(self._progress({}, [outcome]))
+
+    def _progress(self, told: dict[str, tuple[int, int]], new: list[SlideOutcome]) -> Progress:
+        done = dict(self.outcomes)
+        part = 0.0
+        for attempt, (windows, planned) in told.items():
+            number = int(attempt.partition("-")[0])
+            if number not in done and planned:
+                part += self._sizes.get(number, 0) * min(windows / planned, 1.0)
+        return Progress(
+            slides=len(self.slides),
+            ended=len(done),
+            windows_done=sum(windows for windows, _ in told.values()),
+            bytes_done=int(part) + sum(self._sizes[number] for number in done),
+            bytes_all=sum(self._sizes.values()),
+            new=tuple(new),
+        )
+
+    def _follow(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            # A ledger that cannot be written for a moment is tried again; at the end it must be.
+            with contextlib.suppress(MedvisionError, OSError):
+                self.look()
+
+    def _ledger(self) -> Ledger:
+        return Ledger(self.request.out / LEDGER)
+
+    def _start(self) -> RunStart:
+        request = self.request
+        fields = request.analyze.findings_fields()
+        settings = request.options.model_dump(mode="json", exclude={"pseudonym_key", "address"})
+        if request.options.pseudonym_key is not None:
+            settings["pseudonym_key"] = read_key(request.options.pseudonym_key).fingerprint
+        return RunStart(
+            run_id=self.run_id,
+            started_utc=utc_now(),
+            operator=_operator(),
+            command=command_of(request),
+            slides=len(self.slides),
+            config={**fields, "batch": settings},
+            config_digest=digest_json(fields),
+            code=code_digest(),
+            software=software_versions(),
+            runner=request.options.runner,
+            host=os.uname().nodename,
+        )
+
+
+def recover(out: Path) -> list[str]:
+    """Take what dead runs left in their journals into the ledger, as interrupted; returns their ids."""
+    recovered = []
+    for journal in unfinished(out):
+        with Ledger(out / LEDGER) as ledger:
+            known = {run.run_id: run for run in ledger.runs()}
+            if journal.run_id in known:
+                _interrupt(ledger, journal)
+                if known[journal.run_id].state == "running":
+                    ended = {entry.number: entry.outcome for entry in journal.entries() if entry.outcome}
+                    ledger.end_run(_run_end(journal.run_id, ended, finished=False))
+                recovered.append(journal.run_id)
+        journal.remove()
+    return recovered
+
+
+def _interrupt(ledger: Ledger, journal: Journal) -> None:
+    """Enter every attempt of a journal; one that has not ended was interrupted."""
+    for entry in journal.entries():
+        ledger.begin(_attempt(journal.run_id, entry))
+        if entry.ended_utc is not None and entry.outcome is not None:
+            ledger.end(_end(journal.run_id, entry, entry.ended_utc, entry.outcome))
+        else:
+            attempt_id = f"{journal.run_id}/{entry.id}"
+            ledger.end(
+                AttemptEnd(attempt_id=attempt_id, ended_utc=utc_now(), verdict="interrupted", outcome=None)
+            )
+
+
+def check_workers(request: BatchRequest) -> None:
+    """Refuse more workers than the devices of this machine can serve: two for each, of which one computes.
+
+    Raises:
+        UsageError: naming how many there may be.
+    """
+    options = request.options
+    if options.runner == "thread" and options.workers > 1:
+        raise UsageError(
+            f"--workers {options.workers} is for --runner process or dask; threads follow from the devices"
+        )
+    if options.runner != "process":
+        return
+    devices = devices_of(request.analyze.device)
+    on_processor = all(device.partition(":")[0] in ("auto", "cpu") for device in devices)
+    most = len(os.sched_getaffinity(0)) if on_processor else Seats.PER_DEVICE * len(devices)
+    if options.workers > most:
+        what = "cores" if on_processor else f"devices ({', '.join(devices)}), two workers for each"
+        raise UsageError(f"--workers {options.workers}: this machine has room for {most}, by its {what}")
+
+
+def command_of(request: BatchRequest) -> str:
+    """The command with every setting that is not a default; no paths, which may name a patient."""
+    analyze: AnalyzeConfig = request.analyze
+    changed = analyze.model_dump(exclude_defaults=True, exclude={"weights", "slide_model"})
+    changed |= request.options.model_dump(exclude_defaults=True, exclude={"pseudonym_key", "address"})
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
+    return shlex.join(["medvision", "batch", *words])
+
+
+def _check_config(request: BatchRequest) -> None:
+    """Find what is wrong with the configuration before the first slide; on the device only if this process uses it."""
+    if request.options.pseudonym_key is not None:
+        read_key(request.options.pseudonym_key)
+    config = request.analyze
+    if request.options.runner == "thread":
+        check_config(config.model_copy(update={"device": devices_of(config.device)[0]}))
+    else:
+        check_names(config)
+
+
+def _attempt(run_id: str, entry: Entry) -> Attempt:
+    return Attempt(
+        run_id=run_id,
+        attempt_id=f"{run_id}/{entry.id}",
+        number=entry.number,
+        slide_id=entry.slide_id,
+        name=entry.name,
+        began_utc=entry.began_utc,
+        worker=entry.worker,
+    )
+
+
+def _end(run_id: str, entry: Entry, ended_utc: str, outcome: SlideOutcome) -> AttemptEnd:
+    return AttemptEnd(
+        attempt_id=f"{run_id}/{entry.id}", ended_utc=ended_utc, verdict=outcome.status, outcome=outcome
+    )
+
+
+def _run_end(run_id: str, outcomes: Mapping[int, SlideOutcome], *, finished: bool) -> RunEnd:
+    return RunEnd(
+        run_id=run_id,
+        finished_utc=utc_now(),
+        state="finished" if finished else "interrupted",
+        counts=Counter(str(outcome.status) for outcome in outcomes.values()),
+    )
+
+
+def _operator() -> str:
+    with contextlib.suppress(KeyError, OSError):  # no entry for this user, as in some containers
+        return getpass.getuser()
+    return f"uid {os.getuid()}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return max(path.stat().st_size, 1)
+    except OSError:
+        return 1

@@ -1,0 +1,82 @@
+"""Which slides a batch takes, and what they are called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medvision.core.errors import UsageError
+from medvision.pipelines.batch_config import BatchOptions, BatchRequest, read_batch_config
+from medvision.pipelines.batch_plan import plan_batch, read_list
+from medvision.store.pseudonyms import write_key
+
+
+def request(slides: Path, out: Path | None = None, **options: object) -> BatchRequest:
+    out = slides.parent / "out" if out is None else out
+    return BatchRequest(slides=slides, out=out, options=BatchOptions.model_validate(options))
+
+
+def test_a_folder_is_searched_but_for_results_and_hidden_files(tmp_path: Path) -> None:
+    wanted = ["a.svs", "b/c.TIF", "b/deep/d.ndpi"]
+    unwanted = [".x.svs", ".hidden/e.svs", "notes.txt", "out/slide/heatmap.ome.tiff", "old/f/heatmap.ome.tiff"]
+    for name in (*wanted, *unwanted, "old/f/manifest.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    planned = plan_batch(request(tmp_path, tmp_path / "out"))
+    assert [slide.slide_id for slide in planned] == wanted
+    assert [slide.name for slide in planned] == ["a", "c", "d"]
+    assert [slide.number for slide in planned] == [1, 2, 3]
+
+    only = plan_batch(request(tmp_path, tmp_path / "out", pattern=("*.ndpi",)))
+    assert [slide.slide_id for slide in only] == ["b/deep/d.ndpi"]
+    with pytest.raises(UsageError, match=r"holds no file that matches \*\.bif"):
+        plan_batch(request(tmp_path, pattern="*.bif"))
+
+
+def test_a_manifest_names_its_slides_and_may_list_an_absent_one(tmp_path: Path) -> None:
+    (tmp_path / "x.svs").touch()
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text("slide_id,path,spacing\ncase.7,x.svs,0.25\ncase 8,absent.svs,\n")
+    first, second = plan_batch(request(manifest))
+    assert (first.slide_id, first.name, first.spacing_um) == ("case.7", "case.7", 0.25)
+    assert (second.slide_id, second.name, second.path) == ("case 8", "case 8", tmp_path / "absent.svs")
+
+
+def test_pseudonyms_hide_ids_and_repeat(tmp_path: Path) -> None:
+    manifest = tmp_path / "cohort.csv"
+    manifest.write_text("slide_id,path\nDoe Jane,doe.svs\nRoe Richard,roe.svs\n")
+    key = write_key(tmp_path / "key")
+    planned = plan_batch(request(manifest, pseudonym_key=key))
+    assert [slide.shown for slide in planned] == [slide.name for slide in planned]
+    assert len({slide.name for slide in planned}) == 2
+    assert not any("Doe" in f"{slide.slide_id}{slide.name}{slide.alias}" for slide in planned)
+    assert planned == plan_batch(request(manifest, pseudonym_key=key))
+    other = write_key(tmp_path / "other")
+    assert planned[0].name != plan_batch(request(manifest, pseudonym_key=other))[0].name
+
+
+def test_lists(tmp_path: Path) -> None:
+    text = tmp_path / "list.txt"
+    text.write_text("# cohort 7\n\n a.svs \n/data/b.svs\n")
+    assert read_list(text) == [tmp_path / "a.svs", Path("/data/b.svs")]
+    (tmp_path / "list.json").write_text('["new\\nline.svs"]')
+    assert read_list(tmp_path / "list.json") == [tmp_path / "new\nline.svs"]
+    for name, content in {"empty.txt": "# nothing\n", "bad.json": "{", "other.json": '{"a": 1}'}.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UsageError, match=name):
+            read_list(tmp_path / name)
+    with pytest.raises(UsageError, match="absent"):
+        read_list(tmp_path / "absent.txt")
+
+
+def test_what_is_given_comes_before_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "batch.yaml"
+    config.write_text("threshold: 0.8\nstride: 64\nrunner: process\nworkers: 2\n")
+    made = read_batch_config(Path("in"), Path("out"), config, {"threshold": 0.7})
+    assert (made.analyze.threshold, made.analyze.stride, made.options.workers) == (0.7, 64, 2)
+    config.write_text("treshold: 0.8\n")
+    with pytest.raises(UsageError, match=r"batch\.yaml: treshold: no such field"):
+        read_batch_config(Path("in"), Path("out"), config, {})
+    with pytest.raises(UsageError, match="is for the dask runner"):
+        read_batch_config(Path("in"), Path("out"), None, {"address": "tcp://node:8786"})
