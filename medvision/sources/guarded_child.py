@@ -1,0 +1,215 @@
+"""The process in which `open_guarded` reads a file: it opens the file, and answers requests until its parent is gone.
+
+Requests and answers are fixed structures and JSON, one message each, so that the parent never runs what a taken-over
+child might send. Pixels go through shared memory. Each channel is a socket with a piece of memory, and has a thread
+here, so that several threads of the parent are served at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medvision.core.errors import MedvisionError
+from medvision.core.geometry import Box
+from medvision.sources.base import Pixels, Source
+from medvision.sources.opening import open_source
+from medvision.sources.parts import files_of
+
+MESSAGE_BYTES = 1 << 17
+"""Longest message; a socket of this kind takes a little more."""
+REQUEST = struct.Struct("<BIIqqqq")
+"""What is asked, level, factor, and the box: first row, first column, end row, end column."""
+REPLY = struct.Struct("<BQQ")
+"""What is answered, and two numbers of that answer. JSON follows where the answer has any."""
+
+OPEN, DIGEST, READ, SHRINKS, SHRINK, DECODE, AHEAD = range(1, 8)
+DONE, FAILED, SIZE = range(3)
+"""`SIZE` comes before the answer to `OPEN` and `DIGEST`: how many bytes there are to look at."""
+
+_LONGEST_ERROR = 16_000
+_NO_NEW_PRIVILEGES = 38
+
+
+def main() -> None:
+    """Serve the parent. Arguments: the control socket and the lifeline; what to read is the socket's first message."""
+    control, lifeline = (int(value) for value in sys.argv[2:4])
+    _end_with_parent(lifeline)
+    link = socket.socket(fileno=control)
+    first = link.recv(MESSAGE_BYTES)
+    if not first:
+        os._exit(0)
+    told = json.loads(first)
+    source = _Guarded(Path(told["path"]))
+    _confine(told["memory_bytes"])
+    while True:
+        # Each message brings a channel: its socket and its memory, with the size of that.
+        data, handles, _, _ = socket.recv_fds(link, 64, 2)
+        if not data:
+            os._exit(0)
+        channel = _Channel(source, socket.socket(fileno=handles[0]), handles[1], int(data))
+        threading.Thread(target=channel.serve, daemon=True).start()
+
+
+def _end_with_parent(lifeline: int) -> None:
+    """Have the system kill this process when the pipe's other end closes, even while a decoder holds everything up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError):  # where this is refused, the control socket's end is noticed
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(lifeline, 1):
+                os._exit(0)  # it closed before it was watched
+
+
+def _confine(memory_bytes: int) -> None:
+    """Limit what damaged or hostile bytes can make this process do."""
+    import ctypes
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + memory_bytes
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+
+
+class _Guarded:
+    """The file, opened at the first request."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._source: Source | None = None
+
+    @property
+    def source(self) -> Source:
+        """The open source: the parent asks for it to be opened first."""
+        assert self._source is not None, "opened by the first request"
+        return self._source
+
+    def open(self) -> dict[str, Any]:
+        """Open the file and say all that can be known of it without asking again."""
+        source = self._source = open_source(self.path)
+        tiled = hasattr(source, "shrunk_into")
+        return {
+            "axes": source.axes,
+            "channels": source.channels,
+            "levels": [[level.shape, level.downsample] for level in source.levels],
+            "spacing": None if source.spacing is None else [source.spacing.values, source.spacing.unit],
+            "fill": source.fill,
+            "reader": source.reader,
+            "why": source.why,
+            "vendor": source.vendor,
+            "metadata": dict(source.metadata),
+            "tiles": [source.tile_shape(i) for i in range(len(source.levels))] if tiled else None,  # type: ignore[attr-defined]
+            "ahead": hasattr(source, "fetch_ahead"),
+        }
+
+
+class _Channel:
+    """One socket and its memory. Requests come one after another."""
+
+    def __init__(self, guarded: _Guarded, link: socket.socket, memory: int, size: int) -> None:
+        self._guarded = guarded
+        self._link = link
+        self._memory = memory
+        self._size = size
+        self._map: mmap.mmap | None = None
+
+    def serve(self) -> None:
+        """Answer until the parent closes the channel."""
+        with self._link, contextlib.suppress(OSError):
+            while request := self._link.recv(REQUEST.size):
+                reply = self._answer(request)
+                if reply is not None:
+                    self._link.send(reply)
+        os.close(self._memory)
+
+    def _answer(self, request: bytes) -> bytes | None:
+        what, level, factor, *corners = REQUEST.unpack(request)
+        box = (tuple(corners[:2]), tuple(corners[2:]))
+        try:
+            return self._do(what, level, factor, box)
+        except Exception as error:  # noqa: BLE001 - every failure is told to the parent, which decides
+            return None if what == AHEAD else REPLY.pack(FAILED, 0, 0) + self._told(error)
+
+    def _do(self, what: int, level: int, factor: int, corners: Any) -> bytes | None:
+        if what == OPEN:
+            self._tell_size([self._guarded.path])
+            return REPLY.pack(DONE, 0, 0) + json.dumps(self._guarded.open()).encode()
+        source: Any = self._guarded.source
+        if what == DIGEST:
+            self._tell_size(files_of(self._guarded.path, source.vendor))
+            return REPLY.pack(DONE, 0, 0) + json.dumps(source.id).encode()
+        if what == SHRINKS:
+            return REPLY.pack(DONE, int(source.shrinks(level, factor)), 0)
+        if what == DECODE:
+            tile = source.decode(level, *corners[0])
+            self._pixels(tile.shape)[:] = tile
+            return REPLY.pack(DONE, *tile.shape[:2])
+        box = Box(*corners)
+        if what == AHEAD:
+            source.fetch_ahead(box, level)
+            return None
+        out = self._pixels((*box.shape, source.channels))
+        if what == SHRINK:
+            source.shrunk_into(out, box, level, factor)
+        else:
+            into: Callable[[Pixels, Box, int], None] | None = getattr(source, "read_into", None)
+            if into is None:
+                out[:] = source.read(box, level)
+            else:
+                into(out, box, level)
+        return REPLY.pack(DONE, *box.shape)
+
+    def _pixels(self, shape: tuple[int, ...]) -> Pixels:
+        if self._map is None:
+            try:
+                self._map = mmap.mmap(self._memory, self._size)
+            except OSError as error:  # the address space is limited
+                raise MemoryError from error
+        count = int(np.prod(shape, dtype=np.int64))
+        return np.frombuffer(self._map, np.uint8, count).reshape(shape)
+
+    def _tell_size(self, files: list[Path]) -> None:
+        size = 0
+        for path in files:
+            with contextlib.suppress(OSError, ValueError):
+                size += path.stat().st_size
+        self._link.send(REPLY.pack(SIZE, size, 0))
+
+    def _told(self, error: Exception) -> bytes:
+        """An error as JSON: its class, its words, and the system's reason where it had one."""
+        number, cause, starved = None, error, False
+        while cause is not None:
+            if isinstance(cause, OSError) and number is None:
+                number = cause.errno
+            starved = starved or isinstance(cause, MemoryError)
+            cause = cause.__cause__  # type: ignore[assignment]
+        known = isinstance(error, MedvisionError)
+        text = str(error) if known else f"{type(error).__name__}: {error}"
+        told = {
+            "class": type(error).__name__ if known else "",
+            "words": text[:_LONGEST_ERROR],
+            "errno": number,
+            "starved": starved,
+        }
+        return json.dumps(told).encode()
