@@ -1,8 +1,8 @@
 """The unattended run over many slides: one verdict for each, whatever happens to the workers.
 
 Nothing here knows who runs the slides. The keeper (`BatchRun`) plans them, follows what the workers note in the
-journal, keeps the ledger and makes the page; a worker (`attempt_slide`) analyses one slide and notes that it did. A flow
-puts tasks, processes or hosts between the two.
+journal, keeps the ledger and makes the page; a worker (`attempt_slide`) analyses one slide and notes that it did. A
+flow puts tasks, processes or hosts between the two.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medvision.pipelines.config import AnalyzeConfig, Count, Positive
 from medvision.store.records import Record
-from medvision.training.config_file import read_yaml_config
+from medvision.training.config_file import read_yaml_config, validated
 
 PATTERNS = ("*.svs", "*.tif", "*.tiff", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.svslide", "*.dcm")
 """What is taken from a folder unless other patterns are given; upper and lower case are the same."""
@@ -105,11 +105,12 @@ def read_batch_config(slides: Path, out: Path, config: Path | None, given: Mappi
     Raises:
         UsageError: if the file cannot be read, or a name or a value in it is wrong, which is named.
     """
-    flat = _Flat.model_validate(dict(given)) if config is None else read_yaml_config(config, _Flat, **given)
+    flat = validated(dict(given), _Flat) if config is None else read_yaml_config(config, _Flat, **given)
     chosen = {name: getattr(flat, name) for name in flat.model_fields_set}
-    return BatchRequest(
-        slides=slides,
-        out=out,
-        analyze=AnalyzeConfig(**{k: v for k, v in chosen.items() if k in AnalyzeConfig.model_fields}),
-        options=BatchOptions(**{k: v for k, v in chosen.items() if k in BatchOptions.model_fields}),
-    )
+    request = {
+        "slides": slides,
+        "out": out,
+        "analyze": {name: value for name, value in chosen.items() if name in AnalyzeConfig.model_fields},
+        "options": {name: value for name, value in chosen.items() if name in BatchOptions.model_fields},
+    }
+    return validated(request, BatchRequest, "" if config is None else f"{config}: ")

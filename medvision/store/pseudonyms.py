@@ -92,6 +92,7 @@ def without_name(text: str, path: Path, alias: str) -> str:
     for found in sorted(folders, key=len, reverse=True):
         text = text.replace(found, "…")
     for found in (path.name, path.stem):
-        # As a word of its own: a slide called "1" must not eat the figures of a sentence.
+        if found.isdecimal() and len(found) < 4:
+            continue  # no name, and it would eat the figures of a sentence
         text = re.sub(rf"(?<!\w){re.escape(found)}(?!\w)", lambda _: alias, text)
     return text

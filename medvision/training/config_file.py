@@ -43,10 +43,19 @@ def read_yaml_config(path: Path, model: type[Model], **given: object) -> Model:
     content = _load(path)
     if isinstance(content, dict):
         content = content | {name: value for name, value in given.items() if value is not None}
+    return validated(content, model, f"{path}: ")
+
+
+def validated(content: object, model: type[Model], where: str = "") -> Model:
+    """`content` as `model`; `where` begins the message.
+
+    Raises:
+        UsageError: if a field is wrong or unknown, naming it.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{path}: {'; '.join(_line(one) for one in error.errors())}") from error
+        raise UsageError(f"{where}{'; '.join(_line(one) for one in error.errors())}") from error
 
 
 def _line(error: ErrorDetails) -> str:

@@ -19,7 +19,13 @@ def request(slides: Path, out: Path | None = None, **options: object) -> BatchRe
 
 def test_a_folder_is_searched_but_for_results_and_hidden_files(tmp_path: Path) -> None:
     wanted = ["a.svs", "b/c.TIF", "b/deep/d.ndpi"]
-    unwanted = [".x.svs", ".hidden/e.svs", "notes.txt", "out/slide/heatmap.ome.tiff", "old/f/heatmap.ome.tiff"]
+    unwanted = [
+        ".x.svs",
+        ".hidden/e.svs",
+        "notes.txt",
+        "out/slide/heatmap.ome.tiff",
+        "old/f/heatmap.ome.tiff",
+    ]
     for name in (*wanted, *unwanted, "old/f/manifest.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()

@@ -24,8 +24,8 @@ from medvision.models.turns import TurnedNet, turn, with_turns
 from medvision.models.weights import write_weights
 from medvision.ops.nms import peaks, radius_in_cells
 from medvision.pipelines.analyze import analyze_slide
-from medvision.pipelines.configured import check_config, configured_model
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.configured import check_config, configured_model
 from medvision.pipelines.heatmap import compute_heatmap, gain_of, stride_px, units_of
 from medvision.pipelines.ncrf import LatticePlan, plan_lattice
 from medvision.sources import open_source

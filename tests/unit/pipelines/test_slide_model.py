@@ -13,8 +13,8 @@ from medvision.models import load_model
 from medvision.models.slide_forest import ForestContract, trees_of, write_slide_forest
 from medvision.ops.heatmap_features import FEATURES, heatmap_features
 from medvision.pipelines.analyze import analyze_slide
-from medvision.pipelines.configured import check_config
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.configured import check_config
 from medvision.sources.write import read_raster
 from medvision.store.records import SlideResult
 from medvision.synthetic import SlideRecipe, write_synthetic_slide
