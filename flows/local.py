@@ -7,22 +7,33 @@ therefore imported late, once the environment says where that home is and that n
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import json
+import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from medvision.pipelines.batch import LISTENER, Progress
+from medvision.core.errors import MedvisionError
+from medvision.pipelines.batch import FOLLOWER, Follower, Progress
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.store.files import atomic_write, make_output
 from medvision.store.provenance import new_run_id
 from medvision.store.records import SlideOutcome
 from medvision.store.store import CONTROL
+
+if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
+
+SERVER_PID = "medvision-server.pid"
 
 
 def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
@@ -42,9 +53,7 @@ def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> lis
     return [outcome.model_copy(update={"slide": str(s)}) for outcome, s in zip(outcomes, slides, strict=True)]
 
 
-def run_batch(
-    request: BatchRequest, listener: Callable[[Progress], None] | None = None
-) -> list[SlideOutcome]:
+def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = None) -> list[SlideOutcome]:
     """Run the `batch` flow here; returns how each slide ended, in the order of the slides.
 
     Uses the server that `PREFECT_API_URL` names, if that is set, else one of its own, whose database lies below the
@@ -55,18 +64,26 @@ def run_batch(
             not be written.
     """
     control = make_output(make_output(request.out) / CONTROL)
-    token = LISTENER.set(listener)
+    follower = Follower(tell or (lambda _: None))
+    token = FOLLOWER.set(follower)
     try:
         with _home(control / "prefect") as home, prefect_settings(home):
             from flows.batch import batch
 
-            state = batch(request, return_state=True)
-            result = state.result(raise_on_failure=False)
+            batch(request, return_state=True).result(raise_on_failure=False)
+    except MedvisionError:
+        raise
+    except Exception as error:
+        if follower.outcomes is None:
+            raise
+        logging.getLogger(__name__).warning(
+            "every slide has ended, but Prefect could not be told: %s", type(error).__name__
+        )
     finally:
-        LISTENER.reset(token)
-    if isinstance(result, BaseException):
-        raise result
-    return [SlideOutcome.model_validate(row) for row in result]
+        FOLLOWER.reset(token)
+    if follower.outcomes is None:
+        raise follower.error or RuntimeError("the flow ended without a run")
+    return follower.outcomes
 
 
 @contextlib.contextmanager
@@ -94,9 +111,51 @@ def prefect_settings(home: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(settings.temporary_settings(changes))
         if not settings.PREFECT_API_URL.value():
+            end_orphan(home)
             server = stack.enter_context(SubprocessASGIServer())
+            stack.enter_context(_kept_running(server, home / SERVER_PID))
             stack.enter_context(settings.temporary_settings({settings.PREFECT_API_URL: server.api_url}))
         yield
+
+
+@contextlib.contextmanager
+def _kept_running(server: SubprocessASGIServer, note: Path) -> Iterator[None]:
+    """Start the server again, at the same address and on the same database, should it die during the context."""
+    over = threading.Event()
+
+    def watch() -> None:
+        noted = None
+        while not over.wait(1.0):
+            process = server.server_process
+            if process is not None and process.poll() is not None:
+                server.running = False
+                # A server that does not come back costs Prefect's own records, no slide: try again in a second.
+                with contextlib.suppress(Exception):
+                    server.start()
+            elif process is not None and process.pid != noted:
+                note.write_text(str(process.pid))
+                noted = process.pid
+
+    # The settings that name the server's home are Prefect's context variables, which a new thread has not.
+    context = contextvars.copy_context()
+    thread = threading.Thread(target=context.run, args=(watch,), name="medvision-server", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def end_orphan(home: Path) -> None:
+    """End the server that a run left behind when it was killed: it works below `home`, and nobody talks to it."""
+    note = home / SERVER_PID
+    with contextlib.suppress(OSError, ValueError):
+        pid = int(note.read_text())
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if b"PREFECT_HOME=" + os.fsencode(home) in environment:
+            os.kill(pid, signal.SIGTERM)
+    note.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -64,8 +64,8 @@ def batch(
     from flows.local import run_batch
     from medvision.report.index import INDEX_HTML
 
-    with batch_progress(print_outcome) as listener:
-        outcomes = run_batch(request, listener)
+    with batch_progress(print_outcome) as tell:
+        outcomes = run_batch(request, tell)
     _print_summary(outcomes)
     print_made("page", out / INDEX_HTML)
     return 0 if all(outcome.ok for outcome in outcomes) else 1

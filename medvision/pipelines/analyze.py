@@ -170,6 +170,7 @@ def _settings(config: AnalyzeConfig) -> EngineSettings:
         readers=config.readers,
         precision=config.precision,
         backend=config.backend,
+        checkpoint_seconds=config.checkpoint_seconds,
     )
 
 

@@ -58,8 +58,17 @@ class Progress:
     """Slides that have ended since the last time."""
 
 
-LISTENER: ContextVar[Callable[[Progress], None] | None] = ContextVar("LISTENER", default=None)
-"""Who is told of progress. Not an argument of the flow, whose arguments Prefect stores."""
+@dataclass
+class Follower:
+    """Who is told of a run: its progress, and at the end how each slide has ended, or what kept it from beginning."""
+
+    tell: Callable[[Progress], None]
+    outcomes: list[SlideOutcome] | None = None
+    error: MedvisionError | None = None
+
+
+FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
+"""The one of this run. No argument of the flow: Prefect stores those, and may be lost before it can return anything."""
 
 
 # --- the worker ----------------------------------------------------------------------------------------------------
@@ -173,6 +182,16 @@ class BatchRun:
     page: Path | None = None
 
     def __enter__(self) -> BatchRun:
+        self._told = FOLLOWER.get()
+        try:
+            self._begin()
+        except MedvisionError as error:
+            if self._told is not None:
+                self._told.error = error
+            raise
+        return self
+
+    def _begin(self) -> None:
         request = self.request
         check_workers(request)
         _check_config(request)
@@ -189,10 +208,8 @@ class BatchRun:
         with self._ledger() as ledger:
             ledger.begin_run(self._start(), [(slide.slide_id, slide.name) for slide in self.slides])
         self._over = threading.Event()
-        self._listener = LISTENER.get()
         self._follower = threading.Thread(target=self._follow, name="medvision-keeper", daemon=True)
         self._follower.start()
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
@@ -207,6 +224,8 @@ class BatchRun:
                 ledger.end_run(_run_end(self.run_id, self.outcomes, finished=finished))
             ended = [self.outcomes[number] for number in sorted(self.outcomes)]
             self.page = finish_run(self.request.out, ended)
+            if self._told is not None and finished:
+                self._told.outcomes = ended
         finally:
             self._closing.close()
             if kind is None:
@@ -242,9 +261,9 @@ class BatchRun:
             if any(entry.id not in self._begun or entry.ended_utc for entry in entries):
                 with self._ledger() as ledger:
                     new = [outcome for entry in entries for outcome in self._take(ledger, entry)]
-            told = self._journal.told() if self._listener is not None else {}
-        if self._listener is not None:
-            self._listener(self._progress(told, new))
+            told = self._journal.told() if self._told is not None else {}
+        if self._told is not None:
+            self._told.tell(self._progress(told, new))
 
     def _take(self, ledger: Ledger, entry: Entry) -> Iterator[SlideOutcome]:
         if entry.id not in self._begun:
@@ -275,8 +294,8 @@ class BatchRun:
             for _ in self._take(ledger, entry):
                 pass
         self.outcomes[slide.number] = outcome
-        if self._listener is not None:
-            self._listener(self._progress({}, [outcome]))
+        if self._told is not None:
+            self._told.tell(self._progress({}, [outcome]))
 
     def _progress(self, told: dict[str, tuple[int, int]], new: list[SlideOutcome]) -> Progress:
         done = dict(self.outcomes)
@@ -342,14 +361,18 @@ def recover(out: Path) -> list[str]:
 
 def _interrupt(ledger: Ledger, journal: Journal) -> None:
     """Enter every attempt of a journal; one that has not ended was interrupted."""
+    detail = ledger.run(journal.run_id)
+    over = {one.attempt.attempt_id for slide in detail.slides for one in slide.attempts if one.ends}
     for entry in journal.entries():
-        ledger.begin(_attempt(journal.run_id, entry))
+        attempt = _attempt(journal.run_id, entry)
+        ledger.begin(attempt)
         if entry.ended_utc is not None and entry.outcome is not None:
             ledger.end(_end(journal.run_id, entry, entry.ended_utc, entry.outcome))
-        else:
-            attempt_id = f"{journal.run_id}/{entry.id}"
+        elif attempt.attempt_id not in over:
             ledger.end(
-                AttemptEnd(attempt_id=attempt_id, ended_utc=utc_now(), verdict="interrupted", outcome=None)
+                AttemptEnd(
+                    attempt_id=attempt.attempt_id, ended_utc=utc_now(), verdict="interrupted", outcome=None
+                )
             )
 
 

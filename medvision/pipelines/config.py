@@ -102,6 +102,9 @@ class AnalyzeConfig(Record):
     ] = "auto"
     batch_size: Annotated[Count, _says("Windows per batch; halved by itself when memory runs out.")] = 32
     readers: Annotated[Count, _says("Threads that read ahead of the device.")] = 2
+    checkpoint_seconds: Annotated[
+        Positive, _says("Seconds between two saves of a slide's progress: as much is lost by a crash.")
+    ] = 20.0
 
     @field_validator("classes", mode="before")
     @classmethod
@@ -122,7 +125,8 @@ class AnalyzeConfig(Record):
 
         What files hold is known by digests, beside these.
         """
-        how = {"weights", "slide_model", "classes", "device", "precision", "backend", "batch_size", "readers"}
-        fields: dict[str, Scalar] = self.model_dump(exclude=how)
+        files = {"weights", "slide_model"}
+        how = {"device", "precision", "backend", "batch_size", "readers", "checkpoint_seconds"}
+        fields: dict[str, Scalar] = self.model_dump(exclude={"classes", *files, *how})
         fields["classes"] = None if self.classes is None else ",".join(self.classes)
         return fields

@@ -229,7 +229,10 @@ def test_a_lost_worker_costs_an_attempt_and_no_slide(
     with Ledger(out / LEDGER, read_only=True) as ledger:
         (run,) = ledger.runs()
         first = ledger.run(run.run_id).slides[0]
-    assert [attempt.verdict for attempt in first.attempts] == ["interrupted", outcomes[0].status]
+    assert [attempt.end.verdict for attempt in first.attempts if attempt.end] == [
+        "interrupted",
+        outcomes[0].status,
+    ]
 
 
 def test_a_wrong_model_is_reported_as_in_a_plain_run(
