@@ -210,11 +210,14 @@ class Ledger:
 
     def problems(self) -> list[str]:
         """What SQLite finds wrong with the file, one sentence each; every page and every index is read."""
-        with self._snapshot():
-            found = [str(row[0]) for row in self._rows("PRAGMA integrity_check")]
-            broken = self._rows("PRAGMA foreign_key_check")
+        try:
+            with self._snapshot():
+                found = [str(row[0]) for row in self._rows("PRAGMA integrity_check")]
+                orphans = [str(row[0]) for row in self._rows("PRAGMA foreign_key_check")]
+        except StoreError as error:
+            return [str(error)]
         problems = [f"{self.path}: {words}" for words in found if words != "ok"]
-        return problems + [f"{self.path}: a row of {row[0]} belongs to nothing" for row in broken]
+        return problems + [f"{self.path}: a row of {table} belongs to nothing" for table in orphans]
 
     def back_up(self, path: Path) -> Path:
         """Copy the ledger as it is at one moment to the new file `path`, while others append.
