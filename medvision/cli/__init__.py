@@ -63,6 +63,7 @@ _COMMANDS = {
     ),
     "models": ("medvision.cli.models:app", "List the models that can be named, show one, measure one."),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
+    "runs": ("medvision.cli.runs:app", "List the runs of an output folder, show one, check its results."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),
 }

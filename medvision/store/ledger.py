@@ -39,7 +39,7 @@ from medvision.store.records import QcMeasure, SlideOutcome
 LEDGER = "ledger.sqlite"
 
 _PAST = """
-SELECT run_id, started_utc, ended_utc, slide_id, name, attempt_id, verdict, outcome FROM slide_result
+SELECT run_id, started_utc, ended_utc, end_id AS place, slide_id, name, attempt_id, verdict, outcome FROM slide_result
 WHERE verdict NOT IN ('planned', 'begun')
 """
 _NEWEST = "ORDER BY started_utc DESC, run_id DESC"
@@ -355,5 +355,7 @@ def _past_result(row: sqlite3.Row, quality: Sequence[QcMeasure]) -> PastResult:
     outcome = _outcome(row["outcome"])
     columns = {name: row[name] for name in row.keys() if name != "outcome"}  # noqa: SIM118 - a Row's items are values
     if outcome is not None:
-        columns |= {name: getattr(outcome, name) for name in ("reason", "probability", "label", "digests")}
+        columns |= {
+            name: getattr(outcome, name) for name in ("reason", "probability", "label", "digests", "status")
+        }
     return PastResult(**columns, quality=tuple(quality))

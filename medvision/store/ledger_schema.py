@@ -70,7 +70,7 @@ CREATE VIEW slide_result AS
     a.attempt_id, e.ended_utc,
     coalesce(e.verdict, CASE WHEN a.id IS NULL THEN 'planned' ELSE 'begun' END) AS verdict,
     e.reason, e.probability, e.label, e.regions, e.windows, e.unread, e.seconds, e.batch_size, e.device,
-    e.slide_digest, e.model_digest, e.config_digest, e.code_digest, e.result_key, e.outcome
+    e.slide_digest, e.model_digest, e.config_digest, e.code_digest, e.result_key, e.outcome, e.id AS end_id
   FROM planned AS p JOIN run AS r ON r.run_id = p.run_id
   LEFT JOIN attempt AS a
     ON a.id = (SELECT max(id) FROM attempt WHERE run_id = p.run_id AND slide_id = p.slide_id)
