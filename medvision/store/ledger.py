@@ -39,7 +39,8 @@ from medvision.store.records import QcMeasure, SlideOutcome
 LEDGER = "ledger.sqlite"
 
 _PAST = """
-SELECT run_id, started_utc, ended_utc, end_id AS place, slide_id, name, attempt_id, verdict, outcome FROM slide_result
+SELECT run_id, started_utc, ended_utc, end_id AS place, slide_id, name, attempts, attempt_id,
+  verdict, outcome FROM slide_result
 WHERE verdict NOT IN ('planned', 'begun')
 """
 _NEWEST = "ORDER BY started_utc DESC, run_id DESC"

@@ -139,6 +139,8 @@ class PastResult(Record):
     """Among all ends of the ledger: a later one has a higher number, whatever the clocks said."""
     slide_id: str
     name: str
+    attempts: int
+    """How many there were in that run; this is the last one's."""
     attempt_id: str
     verdict: AttemptVerdict
     status: Status | None = None
