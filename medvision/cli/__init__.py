@@ -71,6 +71,7 @@ _COMMANDS = {
         "Names for slides that say nothing about a patient.",
     ),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
+    "runs": ("medvision.cli.runs:app", "List the runs of an output folder, show one, check its results."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),
 }

@@ -16,6 +16,8 @@ from medvision.report.pictures import HEAT_OPACITY, svg_path
 HERE = Path(__file__).parent
 FONTS = {400: HERE / "fonts" / "Inter-Regular.ttf", 600: HERE / "fonts" / "Inter-SemiBold.ttf"}
 
+_BESIDE = " 'self' file:"
+"""Pictures from where the page is from; `file:` for a page that was opened as a file, of which no server's page can."""
 _TALLEST_REM = 46
 _TALLEST_ALONE_REM = 26
 _WIDE = 1.9
@@ -39,11 +41,16 @@ def render_html(report: Report) -> bytes:
     )
 
 
-def render_page(template: str, *, style: str, script: str, **values: Any) -> bytes:
-    """A template filled in, with the fonts added to its style and a policy that names both inline parts' digests."""
+def render_page(
+    template: str, *, style: str, script: str, files_beside: bool = False, **values: Any
+) -> bytes:
+    """A template filled in, with the fonts added to its style and a policy that names both inline parts' digests.
+
+    With `files_beside` the page may show pictures of its own origin, or folder, beside those inside it.
+    """
     style = _font_faces() + style
     policy = (
-        "default-src 'none'; img-src data:; font-src data:; "
+        f"default-src 'none'; img-src data:{_BESIDE if files_beside else ''}; font-src data:; "
         f"style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
     )
     page = _environment().get_template(template).render(style=style, script=script, policy=policy, **values)

@@ -11,16 +11,18 @@ from urllib.parse import quote
 
 from medvision.core.errors import StoreError
 from medvision.report import format as text
+from medvision.report.across import Across, across_runs
 from medvision.report.build import OUTLINES, RESULT, read_record
+from medvision.report.cohort_table import CohortSlide, write_cohort_table
 from medvision.report.html import read_template, render_page
 from medvision.report.model import BANNER, Tone
-from medvision.report.pictures import Picture, load_picture, small_overlay
+from medvision.report.thumbnails import EMBEDDED, Thumbnail, beside, embedded
 from medvision.store.files import atomic_write, is_set_aside
+from medvision.store.ledger_records import PastResult
 from medvision.store.records import EvaluationRecord, RunIndex, SlideOutcome, SlideResult
 
 INDEX_HTML = "index.html"
 INDEX_JSON = "index.json"
-THUMBNAIL_SIDE = 200
 
 _FILES = (("Report", "report.html"), ("PDF", "report.pdf"), ("GeoJSON", OUTLINES), ("JSON", RESULT))
 _TONES: dict[str, Tone] = {"no tissue": "neutral", "QC rejected": "warning", "failed": "failed"}
@@ -44,7 +46,7 @@ class Row:
     verdict: str
     reason: str
     note: str
-    picture: Picture | None
+    picture: Thumbnail | None
     probability: Cell
     threshold: float | None
     length: Cell
@@ -63,33 +65,49 @@ class FrocPlot:
 
 
 def render_index(
-    folder: Path, outcomes: Sequence[SlideOutcome] | None = None, evaluation: EvaluationRecord | None = None
+    folder: Path,
+    outcomes: Sequence[SlideOutcome] | None = None,
+    evaluation: EvaluationRecord | None = None,
+    run_id: str = "",
 ) -> Path:
     """Write the page of the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
 
-    It has one row per outcome, in that order, with what the slide's own `result.json` says where there is one. Without
-    outcomes, they and the evaluation are those of the stored `index.json`, else one outcome per slide folder found.
+    It has one row per outcome, in that order, with what the slide's own `result.json` says where there is one; so have
+    `cohort.csv` and `cohort.parquet` beside it. With the `run_id` of a run in the folder's ledger, the page also says
+    how that run compares with the earlier ones. Without outcomes, they, the evaluation and the run are those of the
+    stored `index.json`, else one outcome per slide folder found.
 
     Raises:
-        StoreError: if `index.json` cannot be read, an outcome leads out of the run, or the page cannot be written.
-            A slide whose own result cannot be read is listed with that as its failure.
+        StoreError: if `index.json` or the ledger cannot be read, an outcome leads out of the run, or a file cannot be
+            written. A slide whose own result cannot be read is listed with that as its failure.
     """
-    index = _index(folder, outcomes, evaluation)
+    index = _index(folder, outcomes, evaluation, run_id)
+    across: Across | None = None
+    recorded: dict[str, PastResult] = {}
+    if index.run_id:
+        across, recorded = across_runs(folder, index.run_id)
     froc = index.evaluation.froc if index.evaluation else ()
-    rows = [_row(folder, outcome) for outcome in index.outcomes]
+    slides = [_slide(folder, outcome) for outcome in index.outcomes]
+    many = len(slides) > EMBEDDED
+    rows = [_row(slide, many) for slide in slides]
     page = render_page(
         "index.html.j2",
         style=read_template("common.css") + read_template("index.css"),
         script=read_template("index.js"),
+        files_beside=many,
         title=f"Run of {text.plural(len(rows), 'slide')}",
         banner=BANNER,
         summary=_summary(rows),
+        verdicts=_verdicts(rows),
         failed=[row for row in rows if row.tone == "failed"],
         rows=rows,
         evaluation=index.evaluation,
         scores=_scores(index.evaluation),
         froc=froc_plot(froc) if froc else None,
+        across=across,
+        run_id=text.visible(index.run_id),
     )
+    write_cohort_table(folder, slides, recorded)
     atomic_write(folder / INDEX_JSON, (index.model_dump_json(indent=1) + "\n").encode())
     atomic_write(folder / INDEX_HTML, page)
     return folder / INDEX_HTML
@@ -111,15 +129,16 @@ def froc_plot(curve: Sequence[tuple[float, float]]) -> FrocPlot:
 
 
 def _index(
-    folder: Path, outcomes: Sequence[SlideOutcome] | None, evaluation: EvaluationRecord | None
+    folder: Path, outcomes: Sequence[SlideOutcome] | None, evaluation: EvaluationRecord | None, run_id: str
 ) -> RunIndex:
     stored = read_record(folder / INDEX_JSON, RunIndex) if (folder / INDEX_JSON).is_file() else None
-    if evaluation is None and outcomes is None and stored is not None:
-        evaluation = stored.evaluation
+    if outcomes is None and stored is not None:
+        evaluation = evaluation or stored.evaluation
+        run_id = run_id or stored.run_id
     if outcomes is None:
         outcomes = _found(folder) if stored is None else stored.outcomes
     kept = tuple(_without_path(outcome) for outcome in outcomes)
-    return RunIndex(outcomes=kept, evaluation=evaluation)
+    return RunIndex(outcomes=kept, evaluation=evaluation, run_id=run_id)
 
 
 def _without_path(outcome: SlideOutcome) -> SlideOutcome:
@@ -147,24 +166,40 @@ def _found(folder: Path) -> list[SlideOutcome]:
     return found
 
 
-def _row(folder: Path, outcome: SlideOutcome) -> Row:
+def _slide(folder: Path, outcome: SlideOutcome) -> CohortSlide:
+    """An outcome with the result that it stands for, if that can be read."""
     slide = folder / outcome.name
     if slide.parent != folder or outcome.name in ("", ".", ".."):
         raise StoreError(f"{folder / INDEX_JSON}: {outcome.name!r} is not the name of a slide's folder")
     result = None
     try:
+        # Of a failed slide an earlier run may have left a result: its figures must not stand beside the failure.
         if (slide / RESULT).is_file():
             result = read_record(slide / RESULT, SlideResult)
-        # Of a failed slide an earlier run may have left a result: its figures must not stand beside the failure.
-        if outcome.status != "failed" and result is not None:
-            return _result_row(outcome, slide, result)
+            if outcome.status == "failed" and result.verdict != "failed":
+                result = None
     except StoreError as error:
-        if outcome.status != "failed":
-            outcome = outcome.model_copy(update={"reason": str(error).replace(f"{folder}/", "")})
-    return _failed_row(outcome, slide, result)
+        outcome = _broken(folder, outcome, error)
+    return CohortSlide(outcome, slide, result)
 
 
-def _result_row(outcome: SlideOutcome, slide: Path, result: SlideResult) -> Row:
+def _broken(folder: Path, outcome: SlideOutcome, error: StoreError) -> SlideOutcome:
+    if outcome.status == "failed":
+        return outcome
+    return outcome.model_copy(update={"reason": str(error).replace(f"{folder}/", "")})
+
+
+def _row(slide: CohortSlide, many: bool) -> Row:
+    outcome, folder, result = slide.outcome, slide.folder, slide.result
+    if outcome.status != "failed" and result is not None:
+        try:
+            return _result_row(outcome, folder, result, many)
+        except StoreError as error:
+            outcome = _broken(folder.parent, outcome, error)
+    return _failed_row(outcome, folder, result)
+
+
+def _result_row(outcome: SlideOutcome, slide: Path, result: SlideResult, many: bool) -> Row:
     label = result.label or result.verdict
     verdict = label if result.verdict == "done" else result.verdict
     physical = result.slide.spacing_um is not None
@@ -175,7 +210,7 @@ def _result_row(outcome: SlideOutcome, slide: Path, result: SlideResult) -> Row:
         verdict=text.sentence(verdict),
         reason=text.visible(result.reason),
         note=outcome.status if outcome.status in ("unchanged", "resumed") else "",
-        picture=_picture(slide, result),
+        picture=_picture(slide, result, many),
         probability=_probability(result),
         threshold=result.judged_at,
         length=_cell(longest if physical else None, text.length_mm),
@@ -228,15 +263,12 @@ def _flags(result: SlideResult) -> tuple[str, ...]:
     return tuple(text.sentence(flag) for flag in flags)
 
 
-def _picture(slide: Path, result: SlideResult) -> Picture | None:
-    if "thumbnail" not in result.images:
-        return None
-    thumbnail = load_picture(
-        slide, result.images["thumbnail"], f"Heatmap of {text.visible(result.slide.name)}"
-    )
-    shown = "heatmap" in result.images and result.verdict == "done"
-    heatmap = load_picture(slide, result.images["heatmap"], "") if shown else None
-    return small_overlay(thumbnail, heatmap, THUMBNAIL_SIDE)
+def _picture(slide: Path, result: SlideResult, many: bool) -> Thumbnail | None:
+    alt = f"Heatmap of {text.visible(result.slide.name)}"
+    heat = result.verdict == "done"
+    if many:
+        return beside(slide.parent / INDEX_HTML, slide, result.images, heat, alt)
+    return embedded(slide, result.images, heat, alt)
 
 
 def _links(slide: Path, result: SlideResult | None) -> tuple[tuple[str, str], ...]:
@@ -252,10 +284,20 @@ def _links(slide: Path, result: SlideResult | None) -> tuple[tuple[str, str], ..
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    counts = Counter(row.verdict.lower() if row.verdict != "QC rejected" else row.verdict for row in rows)
-    order = ("positive", "negative", "no tissue", "QC rejected", "failed")
+    counts = ((verdict, count) for verdict, count, _ in _verdicts(rows))
+    return ", ".join(f"{text.count(count)} {_in_sentence(verdict)}" for verdict, count in counts)
+
+
+def _verdicts(rows: Sequence[Row]) -> tuple[tuple[str, int, Tone], ...]:
+    """Each verdict with the number of its rows and its tone, in the order of a summary."""
+    counts, tones = Counter(row.verdict for row in rows), {row.verdict: row.tone for row in rows}
+    order = ("Positive", "Negative", "No tissue", "QC rejected", "Failed")
     known = [name for name in order if name in counts] + sorted(set(counts) - set(order))
-    return ", ".join(f"{counts[name]} {name}" for name in known)
+    return tuple((name, counts[name], tones[name]) for name in known)
+
+
+def _in_sentence(verdict: str) -> str:
+    return verdict if verdict.startswith("QC") else verdict.lower()
 
 
 def _scores(evaluation: EvaluationRecord | None) -> tuple[tuple[str, ...], ...]:

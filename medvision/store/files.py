@@ -16,21 +16,37 @@ from medvision.core.errors import StoreError, UsageError
 MAX_NAME_BYTES = 120
 """Longest folder name made here, well under the 255 bytes of common file systems, to leave room for suffixes."""
 
+THUMBNAILS = "thumbnails"
+"""Folder of pictures beside the page of a large run: no slide's folder is called so."""
+
 _KEPT = frozenset(" -_+=@,.()")
 _RESERVED = frozenset(
-    {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10))}
+    {"con", "prn", "aux", "nul", *(f"{p}{n}" for p in ("com", "lpt") for n in range(1, 10)), THUMBNAILS}
 )
 _SET_ASIDE = ".set-aside-"
-_TAKEN_ENDINGS = (".html", ".json", ".jsonl", ".csv", ".xml", ".pdf", ".log", ".lock", ".sqlite", ".db")
+_TAKEN_ENDINGS = (
+    ".html",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".xml",
+    ".pdf",
+    ".log",
+    ".lock",
+    ".sqlite",
+    ".db",
+    ".parquet",
+)
 
 
 def safe_name(slide: Path | str) -> str:
     """Folder name for a slide: the stem of its file name where that is harmless, else a cleaned one with a digest.
 
     The name is one path component, has no control or format characters, neither starts nor ends with a dot or space,
-    does not start with a hyphen, is at most `MAX_NAME_BYTES` long in UTF-8 and is no device name of any system. Where
-    cleaning altered anything, the first 8 hexadecimal digits of the file name's SHA-256 follow, so that distinct names
-    stay distinct. The outcome depends on the file name alone: two files of one stem share it, see `safe_names`.
+    does not start with a hyphen, is at most `MAX_NAME_BYTES` long in UTF-8 and is no device name of any system, nor the
+    name of a file or folder that a run writes. Where cleaning altered anything, the first 8 hexadecimal digits of the
+    file name's SHA-256 follow, so that distinct names stay distinct. The outcome depends on the file name alone: two
+    files of one stem share it, see `safe_names`.
     """
     name = Path(slide).name
     stem = Path(name).stem

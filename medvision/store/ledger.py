@@ -39,7 +39,8 @@ from medvision.store.records import QcMeasure, SlideOutcome
 LEDGER = "ledger.sqlite"
 
 _PAST = """
-SELECT run_id, started_utc, ended_utc, slide_id, name, attempt_id, verdict, outcome FROM slide_result
+SELECT run_id, started_utc, ended_utc, end_id AS place, slide_id, name, attempts, attempt_id,
+  verdict, outcome FROM slide_result
 WHERE verdict NOT IN ('planned', 'begun')
 """
 _NEWEST = "ORDER BY started_utc DESC, run_id DESC"
@@ -210,11 +211,14 @@ class Ledger:
 
     def problems(self) -> list[str]:
         """What SQLite finds wrong with the file, one sentence each; every page and every index is read."""
-        with self._snapshot():
-            found = [str(row[0]) for row in self._rows("PRAGMA integrity_check")]
-            broken = self._rows("PRAGMA foreign_key_check")
+        try:
+            with self._snapshot():
+                found = [str(row[0]) for row in self._rows("PRAGMA integrity_check")]
+                orphans = [str(row[0]) for row in self._rows("PRAGMA foreign_key_check")]
+        except StoreError as error:
+            return [str(error)]
         problems = [f"{self.path}: {words}" for words in found if words != "ok"]
-        return problems + [f"{self.path}: a row of {row[0]} belongs to nothing" for row in broken]
+        return problems + [f"{self.path}: a row of {table} belongs to nothing" for table in orphans]
 
     def back_up(self, path: Path) -> Path:
         """Copy the ledger as it is at one moment to the new file `path`, while others append.
@@ -352,5 +356,7 @@ def _past_result(row: sqlite3.Row, quality: Sequence[QcMeasure]) -> PastResult:
     outcome = _outcome(row["outcome"])
     columns = {name: row[name] for name in row.keys() if name != "outcome"}  # noqa: SIM118 - a Row's items are values
     if outcome is not None:
-        columns |= {name: getattr(outcome, name) for name in ("reason", "probability", "label", "digests")}
+        columns |= {
+            name: getattr(outcome, name) for name in ("reason", "probability", "label", "digests", "status")
+        }
     return PastResult(**columns, quality=tuple(quality))

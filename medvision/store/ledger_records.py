@@ -135,10 +135,16 @@ class PastResult(Record):
     run_id: str
     started_utc: str
     ended_utc: str
+    place: int
+    """Among all ends of the ledger: a later one has a higher number, whatever the clocks said."""
     slide_id: str
     name: str
+    attempts: int
+    """How many there were in that run; this is the last one's."""
     attempt_id: str
     verdict: AttemptVerdict
+    status: Status | None = None
+    """As the outcome says; None without one."""
     reason: str = ""
     probability: float | None = None
     label: Label | None = None

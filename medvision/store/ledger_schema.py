@@ -70,7 +70,7 @@ CREATE VIEW slide_result AS
     a.attempt_id, e.ended_utc,
     coalesce(e.verdict, CASE WHEN a.id IS NULL THEN 'planned' ELSE 'begun' END) AS verdict,
     e.reason, e.probability, e.label, e.regions, e.windows, e.unread, e.seconds, e.batch_size, e.device,
-    e.slide_digest, e.model_digest, e.config_digest, e.code_digest, e.result_key, e.outcome
+    e.slide_digest, e.model_digest, e.config_digest, e.code_digest, e.result_key, e.outcome, e.id AS end_id
   FROM planned AS p JOIN run AS r ON r.run_id = p.run_id
   LEFT JOIN attempt AS a
     ON a.id = (SELECT max(id) FROM attempt WHERE run_id = p.run_id AND slide_id = p.slide_id)
@@ -140,12 +140,10 @@ _REASONS = {
 def _connect_reader(path: Path) -> sqlite3.Connection:
     if not path.is_file():
         raise StoreError(f"{path}: there is no ledger; `medvision batch` writes one into its output folder")
-    connection = _open(path, "ro")
     try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        return _open(path, "ro")
     except sqlite3.OperationalError as error:
         # Where nothing can be written SQLite cannot make the index of its log. Without a log none is needed.
-        connection.close()
         log = path.with_name(f"{path.name}-wal")
         if (error.sqlite_errorcode & 0xFF) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
             raise
@@ -155,7 +153,6 @@ def _connect_reader(path: Path) -> sqlite3.Connection:
                 "written; copy both to another folder"
             ) from error
         return _open(path, "ro&immutable=1")
-    return connection
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
@@ -163,8 +160,13 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         address, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False
     )
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -204,7 +206,6 @@ def _checked(path: Path, connection: sqlite3.Connection) -> sqlite3.Connection:
             raise StoreError(
                 f"{path}: was written by a newer version of this program (schema {version}, known: {SCHEMA_VERSION})"
             )
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except BaseException:
         connection.close()
         raise

@@ -41,6 +41,17 @@ class ResultSpec(Record):
         """Digest of every field."""
         return digest_json(self.model_dump(mode="json"))
 
+    @property
+    def digests(self) -> dict[str, str]:
+        """What the result was made from, as `SlideOutcome.digests` holds it."""
+        return {
+            "slide": self.source,
+            "model": self.model,
+            "config": digest_json(self.config),
+            "code": self.code,
+            "result": self.key,
+        }
+
 
 class Manifest(Record):
     """Contents of `manifest.json`: the spec, its key, and the SHA-256 of each file by relative path.

@@ -207,3 +207,5 @@ class RunIndex(Record):
     schema_version: Literal[1] = 1
     outcomes: tuple[SlideOutcome, ...]
     evaluation: EvaluationRecord | None = None
+    run_id: str = ""
+    """The run of the folder's ledger whose end the page shows; empty where no ledger was kept."""

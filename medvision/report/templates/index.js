@@ -5,16 +5,25 @@
   const rows = [...body.rows];
   const filter = document.getElementById("filter");
   const shown = document.getElementById("shown");
-  filter.addEventListener("input", () => {
+  const chips = [...document.querySelectorAll(".verdicts button")];
+  const apply = () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const verdicts = chips.filter((chip) => chip.getAttribute("aria-pressed") === "true").map((chip) => chip.dataset.verdict);
     let left = 0;
     for (const row of rows) {
       const text = row.dataset.text.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word));
+      row.hidden = !words.every((word) => text.includes(word)) || (verdicts.length > 0 && !verdicts.includes(row.dataset.verdict));
       if (!row.hidden) left += 1;
     }
-    shown.textContent = words.length ? left + " of " + rows.length + " shown" : "";
-  });
+    shown.textContent = words.length || verdicts.length ? left + " of " + rows.length + " shown" : "";
+  };
+  filter.addEventListener("input", apply);
+  for (const chip of chips) {
+    chip.addEventListener("click", () => {
+      chip.setAttribute("aria-pressed", String(chip.getAttribute("aria-pressed") !== "true"));
+      apply();
+    });
+  }
   const heads = [...document.querySelectorAll(".slides th[data-sort]")];
   for (const head of heads) {
     head.querySelector("button").addEventListener("click", () => {

@@ -94,7 +94,7 @@ def test_hostile_folder_names(make_result, tmp_path, page_of, assert_inert):
     page = page_of(render_index(run).read_bytes())
     assert_inert(page)
     links = page.attributes("href")
-    assert len(links) == 6
+    assert len(links) == 8  # two for each slide, and the tables
     assert all((run / unquote(link)).is_file() for link in links)
     assert 'q"><script>x' in page.text
 
