@@ -71,7 +71,8 @@ def write_cohort_table(
     """Write both files into `folder`; `recorded` is what the ledger says of a slide, by name, where there is one.
 
     Columns are typed and a missing value is null, in CSV an empty cell. Each quality measure has a column `qc_NAME` and
-    one `qc_NAME_ok`. A text in the CSV that a spreadsheet would take for a formula begins with an apostrophe.
+    one `qc_NAME_ok`. A text in the CSV that a spreadsheet would take for a formula begins with an apostrophe. Where
+    `cohort.csv` is another table, such as the manifest of the slides, it stays, and ours is `results-cohort.csv`.
 
     Raises:
         StoreError: if a file cannot be written.
@@ -81,9 +82,18 @@ def write_cohort_table(
     for slide in slides:
         for measure in slide.result.qc if slide.result else ():
             columns |= {_column(measure.name): "float64", f"{_column(measure.name)}_ok": "bool"}
-    atomic_write(folder / COHORT_CSV, _csv(columns, rows))
+    table = folder / (COHORT_CSV if _may_replace(folder / COHORT_CSV) else f"results-{COHORT_CSV}")
+    atomic_write(table, _csv(columns, rows))
     atomic_write(folder / COHORT_PARQUET, _parquet(columns, rows))
-    return folder / COHORT_CSV, folder / COHORT_PARQUET
+    return table, folder / COHORT_PARQUET
+
+
+def _may_replace(table: Path) -> bool:
+    """Whether nothing is lost by writing there: a person's manifest of slides may have the same name."""
+    if not table.is_file():
+        return True
+    with table.open("rb") as stream:
+        return stream.readline().startswith(",".join(_COLUMNS).encode())
 
 
 def _row(slide: CohortSlide, recorded: PastResult | None) -> dict[str, Value]:

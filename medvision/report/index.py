@@ -90,6 +90,7 @@ def render_index(
     slides = [_slide(folder, outcome) for outcome in index.outcomes]
     many = len(slides) > EMBEDDED
     rows = [_row(slide, many) for slide in slides]
+    tables = write_cohort_table(folder, slides, recorded)
     page = render_page(
         "index.html.j2",
         style=read_template("common.css") + read_template("index.css"),
@@ -105,9 +106,8 @@ def render_index(
         scores=_scores(index.evaluation),
         froc=froc_plot(froc) if froc else None,
         across=across,
-        run_id=text.visible(index.run_id),
+        tables=[table.name for table in tables],
     )
-    write_cohort_table(folder, slides, recorded)
     atomic_write(folder / INDEX_JSON, (index.model_dump_json(indent=1) + "\n").encode())
     atomic_write(folder / INDEX_HTML, page)
     return folder / INDEX_HTML
