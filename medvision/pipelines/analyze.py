@@ -206,7 +206,7 @@ class _Analysis:
         return {
             "slide": self.spec.source,
             "model": self.spec.model,
-            "config": digest_json(self.fields),
+            "config": digest_json(self.spec.config),
             "code": self.spec.code,
             "result": self.spec.key,
         }

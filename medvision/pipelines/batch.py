@@ -222,8 +222,8 @@ class BatchRun:
                 _interrupt(ledger, self._journal)
                 finished = len(self.outcomes) == len(self.slides)
                 ledger.end_run(_run_end(self.run_id, self.outcomes, finished=finished))
-            ended = [self.outcomes[number] for number in sorted(self.outcomes)]
-            self.page = finish_run(self.request.out, ended)
+                ended = [self.outcomes[number] for number in sorted(self.outcomes)]
+                self.page = finish_run(self.request.out, ended, ledger=ledger, run_id=self.run_id)
             if self._told is not None and finished:
                 self._told.outcomes = ended
         finally:
