@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from cyclopts import Parameter
 from medvision.cli.console import errors, print_made, print_outcome, slide_progress
 from medvision.core.errors import MedvisionError
 from medvision.pipelines.config import AnalyzeConfig
-from medvision.store.records import SlideOutcome
 
 
 def analyze(
@@ -46,31 +44,38 @@ def analyze(
     threading.Thread(target=importlib.import_module, args=("torch",), daemon=True).start()
     if not _any_readable(slides, config):
         return 2
-    from medvision.pipelines.run import finish_run
+    return (_through_prefect if flow else _here)(slides, out, config)
 
-    outcomes: list[SlideOutcome] = []
+
+def _here(slides: list[Path], out: Path, config: AnalyzeConfig) -> int:
+    from medvision.pipelines.analyze import analyze_slides, command_of
+    from medvision.pipelines.configured import configured_runner
+    from medvision.pipelines.recorded import Recorded
+
+    configured_runner(config)  # what is wrong with it is said before anything is written
+    every = True
+    recorded = Recorded(slides, out, config, command_of(config))
     try:
-        for outcome in (_through_prefect if flow else _here)(slides, out, config):
-            print_outcome(outcome)
-            outcomes.append(outcome)
+        with recorded, slide_progress() as progress:
+            outcomes = analyze_slides(slides, out, config, progress.on_plan, progress.on_windows)
+            for outcome in recorded.take(outcomes):
+                print_outcome(outcome)
+                every = every and outcome.ok
     finally:
-        # An interrupted run lists what it has finished.
-        if outcomes:
-            print_made("report", finish_run(out, outcomes))
-    return 0 if all(outcome.ok for outcome in outcomes) else 1
+        if recorded.page is not None:
+            print_made("report", recorded.page)
+    return 0 if every else 1
 
 
-def _here(slides: list[Path], out: Path, config: AnalyzeConfig) -> Iterator[SlideOutcome]:
-    from medvision.pipelines.analyze import analyze_slides
-
-    with slide_progress() as progress:
-        yield from analyze_slides(slides, out, config, progress.on_plan, progress.on_windows)
-
-
-def _through_prefect(slides: list[Path], out: Path, config: AnalyzeConfig) -> Iterator[SlideOutcome]:
+def _through_prefect(slides: list[Path], out: Path, config: AnalyzeConfig) -> int:
     from flows.local import run_analyze
+    from medvision.report.index import INDEX_HTML
 
-    yield from run_analyze(slides, out, config)
+    outcomes = run_analyze(slides, out, config)
+    for outcome in outcomes:
+        print_outcome(outcome)
+    print_made("report", out / INDEX_HTML)
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
 def _any_readable(slides: list[Path], config: AnalyzeConfig) -> bool:

@@ -393,11 +393,11 @@ class _Analysis:
             precision=stats.precision if stats else "float32",
             backend=stats.backend if stats else "",
             tiles_per_second=round(stats.windows_per_second, 1) if stats else None,
-            command=_command(self.config),
+            command=command_of(self.config),
         )
 
 
-def _command(config: AnalyzeConfig) -> str:
+def command_of(config: AnalyzeConfig) -> str:
     """The command with every parameter that is not a default; no paths, which may name a patient."""
     changed = config.model_dump(exclude_defaults=True, exclude={"weights", "slide_model"})
     options = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]

@@ -221,7 +221,7 @@ class BatchRun:
             with self._ledger() as ledger:
                 _interrupt(ledger, self._journal)
                 finished = len(self.outcomes) == len(self.slides)
-                ledger.end_run(_run_end(self.run_id, self.outcomes, finished=finished))
+                ledger.end_run(run_end(self.run_id, self.outcomes, finished=finished))
                 ended = [self.outcomes[number] for number in sorted(self.outcomes)]
                 self.page = finish_run(self.request.out, ended, ledger=ledger, run_id=self.run_id)
             if self._told is not None and finished:
@@ -331,7 +331,7 @@ class BatchRun:
         return RunStart(
             run_id=self.run_id,
             started_utc=utc_now(),
-            operator=_operator(),
+            operator=operator(),
             command=command_of(request),
             slides=len(self.slides),
             config={**fields, "batch": settings},
@@ -353,7 +353,7 @@ def recover(out: Path) -> list[str]:
                 _interrupt(ledger, journal)
                 if known[journal.run_id].state == "running":
                     ended = {entry.number: entry.outcome for entry in journal.entries() if entry.outcome}
-                    ledger.end_run(_run_end(journal.run_id, ended, finished=False))
+                    ledger.end_run(run_end(journal.run_id, ended, finished=False))
                 recovered.append(journal.run_id)
         journal.remove()
     return recovered
@@ -435,7 +435,8 @@ def _end(run_id: str, entry: Entry, ended_utc: str, outcome: SlideOutcome) -> At
     )
 
 
-def _run_end(run_id: str, outcomes: Mapping[int, SlideOutcome], *, finished: bool) -> RunEnd:
+def run_end(run_id: str, outcomes: Mapping[int, SlideOutcome], *, finished: bool) -> RunEnd:
+    """The end of a run, with how many slides ended in which way."""
     return RunEnd(
         run_id=run_id,
         finished_utc=utc_now(),
@@ -444,7 +445,8 @@ def _run_end(run_id: str, outcomes: Mapping[int, SlideOutcome], *, finished: boo
     )
 
 
-def _operator() -> str:
+def operator() -> str:
+    """Who runs this: the login name, or the number of a user without one."""
     with contextlib.suppress(KeyError, OSError):  # no entry for this user, as in some containers
         return getpass.getuser()
     return f"uid {os.getuid()}"
