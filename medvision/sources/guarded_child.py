@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import mmap
 import os
 import signal
@@ -186,8 +187,7 @@ class _Channel:
                 self._map = mmap.mmap(self._memory, self._size)
             except OSError as error:  # the address space is limited
                 raise MemoryError from error
-        count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(self._map, np.uint8, count).reshape(shape)
+        return np.frombuffer(self._map, np.uint8, math.prod(shape)).reshape(shape)
 
     def _tell_size(self, files: list[Path]) -> None:
         size = 0
@@ -198,12 +198,13 @@ class _Channel:
 
     def _told(self, error: Exception) -> bytes:
         """An error as JSON: its class, its words, and the system's reason where it had one."""
-        number, cause, starved = None, error, False
+        number, starved = None, False
+        cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, OSError) and number is None:
                 number = cause.errno
             starved = starved or isinstance(cause, MemoryError)
-            cause = cause.__cause__  # type: ignore[assignment]
+            cause = cause.__cause__
         known = isinstance(error, MedvisionError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         told = {

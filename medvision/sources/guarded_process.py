@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import mmap
 import os
 import signal
@@ -163,7 +164,7 @@ class Process:
 
     def tile(self, request: bytes, most: tuple[int, int, int]) -> Pixels:
         """An array that the child determines the shape of, up to `most`. Raises as `ask` does."""
-        channel = self._take(int(np.prod(most)))
+        channel = self._take(math.prod(most))
         try:
             rows, columns, _ = channel.ask(request, self.limits)
             if rows > most[0] or columns > most[1]:
@@ -257,6 +258,7 @@ class _Channel:
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, seals)
         self._map = mmap.mmap(self._memory, room)
+        self._answer = memoryview(bytearray(MESSAGE_BYTES))  # made once: it costs more than an answer takes
         self._link, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def hand_over(self, control: socket.socket) -> None:
@@ -276,14 +278,14 @@ class _Channel:
             self._link.settimeout(allowed + starting)
             self._link.send(request)
             while True:
-                answer = self._link.recv(MESSAGE_BYTES)
-                if len(answer) < REPLY.size:
+                size = self._link.recv_into(self._answer)
+                if size < REPLY.size:
                     raise _SilentError
-                status, first, second = REPLY.unpack_from(answer)
+                status, first, second = REPLY.unpack_from(self._answer)
                 if status == DONE:
-                    return first, second, answer[REPLY.size :]
+                    return first, second, bytes(self._answer[REPLY.size : size])
                 if status == FAILED:
-                    raise error_from(answer[REPLY.size :], limits)
+                    raise error_from(bytes(self._answer[REPLY.size : size]), limits)
                 if status != SIZE or size_told:
                     raise LostError("the reading process answered out of form")
                 size_told = True
@@ -298,7 +300,7 @@ class _Channel:
 
     def pixels(self, shape: tuple[int, ...]) -> Pixels:
         """What the child wrote, where it lies."""
-        return np.frombuffer(self._map, np.uint8, int(np.prod(shape))).reshape(shape)
+        return np.frombuffer(self._map, np.uint8, math.prod(shape)).reshape(shape)
 
     def close(self) -> None:
         """Let go of the socket and the memory; the child's thread then ends."""
