@@ -378,11 +378,11 @@ class _Keeper:
         process.kill()
 
 
-def _sides(value: Any) -> tuple[int, ...]:
-    sides = tuple(value)
-    if len(sides) != 2 or not all(type(n) is int and 1 <= n <= MAX_SIDE for n in sides):
+def _sides(value: Any) -> tuple[int, int]:
+    rows, columns = value
+    if not all(type(n) is int and 1 <= n <= MAX_SIDE for n in (rows, columns)):
         raise ValueError(value)
-    return sides
+    return rows, columns
 
 
 def _lengths(value: Any) -> tuple[float, ...]:

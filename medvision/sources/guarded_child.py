@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import mmap
 import os
 import signal
@@ -17,7 +18,6 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ class _Guarded:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.direct = False
         self._source: Source | None = None
 
     @property
@@ -108,6 +109,7 @@ class _Guarded:
     def open(self) -> dict[str, Any]:
         """Open the file and say all that can be known of it without asking again."""
         source = self._source = open_source(self.path)
+        self.direct = hasattr(source, "read_into")
         tiled = hasattr(source, "shrunk_into")
         return {
             "axes": source.axes,
@@ -136,12 +138,15 @@ class _Channel:
 
     def serve(self) -> None:
         """Answer until the parent closes the channel."""
-        with self._link, contextlib.suppress(OSError):
-            while request := self._link.recv(REQUEST.size):
-                reply = self._answer(request)
-                if reply is not None:
-                    self._link.send(reply)
-        os.close(self._memory)
+        try:
+            with self._link, contextlib.suppress(OSError):
+                while request := self._link.recv(REQUEST.size):
+                    reply = self._answer(request)
+                    if reply is not None:
+                        self._link.send(reply)
+            os.close(self._memory)
+        except BaseException:  # noqa: BLE001 - the parent must not wait for a thread that is gone
+            os._exit(1)
 
     def _answer(self, request: bytes) -> bytes | None:
         what, level, factor, *corners = REQUEST.unpack(request)
@@ -156,6 +161,16 @@ class _Channel:
             self._tell_size([self._guarded.path])
             return REPLY.pack(DONE, 0, 0) + json.dumps(self._guarded.open()).encode()
         source: Any = self._guarded.source
+        if what in (READ, SHRINK):
+            box = Box(*corners)
+            out = self._pixels((*box.shape, source.channels))
+            if what == SHRINK:
+                source.shrunk_into(out, box, level, factor)
+            elif self._guarded.direct:
+                source.read_into(out, box, level)
+            else:
+                out[:] = source.read(box, level)
+            return REPLY.pack(DONE, *box.shape)
         if what == DIGEST:
             self._tell_size(files_of(self._guarded.path, source.vendor))
             return REPLY.pack(DONE, 0, 0) + json.dumps(source.id).encode()
@@ -165,20 +180,8 @@ class _Channel:
             tile = source.decode(level, *corners[0])
             self._pixels(tile.shape)[:] = tile
             return REPLY.pack(DONE, *tile.shape[:2])
-        box = Box(*corners)
-        if what == AHEAD:
-            source.fetch_ahead(box, level)
-            return None
-        out = self._pixels((*box.shape, source.channels))
-        if what == SHRINK:
-            source.shrunk_into(out, box, level, factor)
-        else:
-            into: Callable[[Pixels, Box, int], None] | None = getattr(source, "read_into", None)
-            if into is None:
-                out[:] = source.read(box, level)
-            else:
-                into(out, box, level)
-        return REPLY.pack(DONE, *box.shape)
+        source.fetch_ahead(Box(*corners), level)
+        return None
 
     def _pixels(self, shape: tuple[int, ...]) -> Pixels:
         if self._map is None:
@@ -186,8 +189,7 @@ class _Channel:
                 self._map = mmap.mmap(self._memory, self._size)
             except OSError as error:  # the address space is limited
                 raise MemoryError from error
-        count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(self._map, np.uint8, count).reshape(shape)
+        return np.frombuffer(self._map, np.uint8, math.prod(shape)).reshape(shape)
 
     def _tell_size(self, files: list[Path]) -> None:
         size = 0
@@ -198,12 +200,13 @@ class _Channel:
 
     def _told(self, error: Exception) -> bytes:
         """An error as JSON: its class, its words, and the system's reason where it had one."""
-        number, cause, starved = None, error, False
+        number, starved = None, False
+        cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, OSError) and number is None:
                 number = cause.errno
             starved = starved or isinstance(cause, MemoryError)
-            cause = cause.__cause__  # type: ignore[assignment]
+            cause = cause.__cause__
         known = isinstance(error, MedvisionError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
         told = {

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -76,7 +78,9 @@ class Process:
 
     def __init__(self, path: Path, limits: Limits, folder: Path | None) -> None:
         self.limits = limits
-        self._lock = threading.Lock()
+        self._lock = (
+            threading.RLock()
+        )  # what it guards is closed under it: a number closed elsewhere may be reused
         self._free: list[_Channel] = []
         self._ahead: list[_Channel] = []
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -113,9 +117,8 @@ class Process:
             os.close(watched)
             os.close(last_words)
         handles = (self._lifeline, self._stderr)
-        self._end = weakref.finalize(
-            self, _end, self._popen, self._control, handles, (self._free, self._ahead)
-        )
+        held = (self._free, self._ahead)
+        self._end = weakref.finalize(self, _end, self._lock, self._popen, self._control, handles, held)
         hello = json.dumps({"path": str(path), "memory_bytes": limits.memory_bytes}).encode()
         try:
             self._control.send(hello)
@@ -163,7 +166,7 @@ class Process:
 
     def tile(self, request: bytes, most: tuple[int, int, int]) -> Pixels:
         """An array that the child determines the shape of, up to `most`. Raises as `ask` does."""
-        channel = self._take(int(np.prod(most)))
+        channel = self._take(math.prod(most))
         try:
             rows, columns, _ = channel.ask(request, self.limits)
             if rows > most[0] or columns > most[1]:
@@ -194,14 +197,19 @@ class Process:
             return starved(self.limits)
         if status is not None and status < 0:
             return f"the reading process died ({_signal_name(-status)})"
-        last = words.strip().splitlines()[-1:] if status else []
+        if status is None:
+            return "the reading process stopped answering"
+        last = words.strip().splitlines()[-1:]
         return f"the reading process ended (status {status}{''.join(f': {line[:200]}' for line in last)})"
 
     def _last_words(self) -> str:
-        try:
-            return os.read(self._stderr, 1 << 16).decode(errors="replace")
-        except OSError:
-            return ""
+        with self._lock:
+            if not self._end.alive:
+                return ""
+            try:
+                return os.read(self._stderr, 1 << 16).decode(errors="replace")
+            except OSError:
+                return ""
 
     def _take(self, room: int) -> _Channel:
         with self._lock:
@@ -257,6 +265,8 @@ class _Channel:
         seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, seals)
         self._map = mmap.mmap(self._memory, room)
+        self._limit = 0.0
+        self._answer = memoryview(bytearray(MESSAGE_BYTES))  # made once: it costs more than an answer takes
         self._link, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
     def hand_over(self, control: socket.socket) -> None:
@@ -266,39 +276,49 @@ class _Channel:
 
     def tell(self, request: bytes) -> None:
         """Send without waiting."""
-        self._link.setblocking(False)
-        self._link.send(request)
+        self._link.send(request, socket.MSG_DONTWAIT)
 
     def ask(self, request: bytes, limits: Limits, starting: float = 0.0) -> tuple[int, int, bytes]:
         """Send, and wait for the answer as long as the limits allow, and `starting` seconds for a new process."""
         allowed, size_told = limits.seconds, False
         try:
-            self._link.settimeout(allowed + starting)
+            self._wait_at_most(allowed + starting)
             self._link.send(request)
             while True:
-                answer = self._link.recv(MESSAGE_BYTES)
-                if len(answer) < REPLY.size:
+                size = self._link.recv_into(self._answer)
+                if not size:
                     raise _SilentError
-                status, first, second = REPLY.unpack_from(answer)
+                if size < REPLY.size:
+                    raise LostError("the reading process answered out of form")
+                status, first, second = REPLY.unpack_from(self._answer)
                 if status == DONE:
-                    return first, second, answer[REPLY.size :]
+                    return first, second, bytes(self._answer[REPLY.size : size])
                 if status == FAILED:
-                    raise error_from(answer[REPLY.size :], limits)
+                    raise error_from(bytes(self._answer[REPLY.size : size]), limits)
                 if status != SIZE or size_told:
                     raise LostError("the reading process answered out of form")
                 size_told = True
                 allowed += min(LONGEST_EXTRA_SECONDS, first / BYTES_PER_SECOND)
-                self._link.settimeout(allowed)
-        except TimeoutError:
+                self._wait_at_most(allowed)
+        except BlockingIOError:
             raise LostError(f"it took longer than {allowed:.3g} s") from None
         except OSError as error:
             if isinstance(error, MedvisionError):
                 raise
             raise _SilentError from None
 
+    def _wait_at_most(self, seconds: float) -> None:
+        if seconds != self._limit:
+            # The system's own limit: Python's would cost two more calls of the system for each request.
+            whole = int(seconds)
+            limit = struct.pack("@ll", whole, int((seconds - whole) * 1e6) + 1)
+            for side in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                self._link.setsockopt(socket.SOL_SOCKET, side, limit)
+            self._limit = seconds
+
     def pixels(self, shape: tuple[int, ...]) -> Pixels:
         """What the child wrote, where it lies."""
-        return np.frombuffer(self._map, np.uint8, int(np.prod(shape))).reshape(shape)
+        return np.frombuffer(self._map, np.uint8, math.prod(shape)).reshape(shape)
 
     def close(self) -> None:
         """Let go of the socket and the memory; the child's thread then ends."""
@@ -342,20 +362,22 @@ def error_from(data: bytes, limits: Limits) -> Exception:
 
 
 def _end(
+    lock: threading.RLock,
     popen: subprocess.Popen[bytes],
     control: socket.socket,
     handles: tuple[int, ...],
     channels: tuple[list[_Channel], ...],
 ) -> None:
     popen.kill()
-    control.close()
     with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk cannot be killed
         popen.wait(_WAIT_FOR_END_SECONDS)
-    for handle in handles:
-        os.close(handle)
-    for held in channels:
-        while held:
-            held.pop().close()
+    with lock:
+        control.close()
+        for handle in handles:
+            os.close(handle)
+        for held in channels:
+            while held:
+                held.pop().close()
 
 
 def _search_path() -> str:

@@ -38,12 +38,14 @@ def open_source(path: str | Path, spacing_um: float | tuple[float, float] | None
     given = None if spacing_um is None else supplied(spacing_um)
     _check_file(path)
     reasons: list[str] = []
+    cause: DeclinedError | None = None
     for name, opener in _openers():
         try:
             source = opener(path)
         except DeclinedError as error:
             if error.recognised:
                 reasons.append(f"{name}: {error}")
+                cause = cause or error
             continue
         except UnreadableSourceError as error:
             # The reader knows the kind and what is wrong with it; a more general one would only guess.
@@ -55,7 +57,7 @@ def open_source(path: str | Path, spacing_um: float | tuple[float, float] | None
             source.why = _nameless(f"{source.why} ({'; '.join(reasons)})", path)
         return source
     if reasons:
-        raise UnreadableSourceError(f"{path}: damaged or unsupported ({'; '.join(reasons)})")
+        raise UnreadableSourceError(f"{path}: damaged or unsupported ({'; '.join(reasons)})") from cause
     raise UnreadableSourceError(f"{path}: {_kind_of(path)}. Readable are {READABLE}")
 
 

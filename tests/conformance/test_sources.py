@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from medvision.core.errors import MedvisionError, UnreadableSourceError
 from medvision.core.geometry import Box
-from medvision.sources import open_source
+from medvision.sources import open_guarded, open_source
 from medvision.sources.base import READERS, Source
 from medvision.sources.facts import ALLOWED
 from medvision.sources.opening import _load_readers
@@ -54,11 +55,24 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def source(name: str, tmp_path: Path):
+def for_openslide_alone(path: Path) -> None:
+    """A TIFF that our own reader declines: its samples are said to be of no type (tag 339 in the place of 284)."""
+    write_tiff(path, compression="deflate")
+    data = path.read_bytes()
+    planar, untyped = struct.pack("<HHIHH", 284, 3, 1, 1, 0), struct.pack("<HHIHH", 339, 3, 1, 4, 0)
+    assert data.count(planar) == 3
+    path.write_bytes(data.replace(planar, untyped))
+
+
+@pytest.fixture(params=[False, True], ids=["here", "guarded"])
+def source(name: str, tmp_path: Path, request: pytest.FixtureRequest):
     path = tmp_path / "ß sample.bin"
-    SAMPLES[name](path)
-    opened = READERS[name](path)
+    if request.param:
+        (for_openslide_alone if name == "openslide" else SAMPLES[name])(path)
+        opened = open_guarded(path)
+    else:
+        SAMPLES[name](path)
+        opened = READERS[name](path)
     yield opened
     opened.close()
 
