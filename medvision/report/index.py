@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from medvision.report.build import OUTLINES, RESULT, read_record
 from medvision.report.cohort_table import CohortSlide, write_cohort_table
 from medvision.report.html import read_template, render_page
 from medvision.report.model import BANNER, Tone
-from medvision.report.thumbnails import EMBEDDED, Thumbnail, beside, embedded
+from medvision.report.thumbnails import EMBEDDED, Thumbnail, beside, embedded, remove_older
 from medvision.store.files import atomic_write, is_set_aside
 from medvision.store.ledger_records import PastResult
 from medvision.store.records import EvaluationRecord, RunIndex, SlideOutcome, SlideResult
@@ -26,6 +27,8 @@ INDEX_JSON = "index.json"
 
 _FILES = (("Report", "report.html"), ("PDF", "report.pdf"), ("GeoJSON", OUTLINES), ("JSON", RESULT))
 _TONES: dict[str, Tone] = {"no tissue": "neutral", "QC rejected": "warning", "failed": "failed"}
+_DRAWING = 4
+"""Threads that draw the small pictures; decoding and scaling run beside each other."""
 _FROC_LEFT, _FROC_RIGHT = 0.125, 8.0
 
 
@@ -89,7 +92,10 @@ def render_index(
     froc = index.evaluation.froc if index.evaluation else ()
     slides = [_slide(folder, outcome) for outcome in index.outcomes]
     many = len(slides) > EMBEDDED
-    rows = [_row(slide, many) for slide in slides]
+    with ThreadPoolExecutor(_DRAWING) as pool:
+        rows = list(pool.map(lambda slide: _row(slide, many), slides))
+    shown = {row.picture.address for row in rows if row.picture is not None and row.picture.lazy}
+    remove_older(folder / INDEX_HTML, {slide.outcome.name for slide in slides}, shown)
     tables = write_cohort_table(folder, slides, recorded)
     page = render_page(
         "index.html.j2",

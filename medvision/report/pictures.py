@@ -106,8 +106,7 @@ def load_picture(folder: Path, name: str, alt: str) -> Picture:
 def faded(picture: Picture, opacity: float) -> Picture:
     """The RGBA picture with its alpha multiplied, for renderers that cannot set an opacity."""
     with Image.open(io.BytesIO(picture.data)) as image:
-        layers = image.convert("RGBA")
-    layers.putalpha(layers.getchannel("A").point([round(level * opacity) for level in range(256)]))
+        layers = _fade(image.convert("RGBA"), opacity)
     stream = io.BytesIO()
     layers.save(stream, "PNG")
     return Picture(stream.getvalue(), "image/png", "png", picture.width, picture.height, picture.alt)
@@ -116,14 +115,21 @@ def faded(picture: Picture, opacity: float) -> Picture:
 def small_overlay(thumbnail: Picture, heatmap: Picture | None, side: int) -> Picture:
     """A JPEG of at most `side` pixels with the heat over the tissue, for a list of slides."""
     with Image.open(io.BytesIO(thumbnail.data)) as image:
+        image.draft("RGB", (2 * side, 2 * side))  # a JPEG is decoded at the size that is needed
         base = image.convert("RGBA")
-    if heatmap is not None:
-        with Image.open(io.BytesIO(faded(heatmap, HEAT_OPACITY).data)) as image:
-            base = Image.alpha_composite(base, image.convert("RGBA").resize(base.size))
     base.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if heatmap is not None:
+        with Image.open(io.BytesIO(heatmap.data)) as image:
+            heat = image.convert("RGBA").resize(base.size, Image.Resampling.BOX)
+        base = Image.alpha_composite(base, _fade(heat, HEAT_OPACITY))
     stream = io.BytesIO()
     base.convert("RGB").save(stream, "JPEG", quality=85)
     return Picture(stream.getvalue(), "image/jpeg", "jpg", base.width, base.height, thumbnail.alt)
+
+
+def _fade(image: Image.Image, opacity: float) -> Image.Image:
+    image.putalpha(image.getchannel("A").point([round(level * opacity) for level in range(256)]))
+    return image
 
 
 def bar_for(width_um: float, share: float) -> ScaleBar:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from PIL import Image
 
@@ -18,6 +19,8 @@ from medvision.store.manifest import read_manifest
 EMBEDDED = 100
 """Slides up to which a page holds its pictures itself, so that it can be sent as one file."""
 SIDE = 200
+
+_NAME = re.compile(r"(.+)-[0-9a-f]{12}\.jpg")
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,21 @@ def beside(page: Path, slide: Path, images: dict[str, str], heat: bool, alt: str
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise StoreError(f"{folder}: could not be made: {error.strerror}") from error
-        _remove_older(folder, slide.name)
         atomic_write(path, picture.data)
         size = picture.width, picture.height
     return Thumbnail(f"./{THUMBNAILS}/{quote(path.name)}", *size, alt, lazy=True)
+
+
+def remove_older(page: Path, slides: Collection[str], shown: Collection[str]) -> None:
+    """Remove from `thumbnails/` what was drawn of these slides and is not among the addresses `shown`."""
+    folder = page.parent / THUMBNAILS
+    if not folder.is_dir() or folder.is_symlink():
+        return
+    kept = {unquote(Path(address).name) for address in shown}
+    for path in folder.iterdir():
+        ours = _NAME.fullmatch(path.name)
+        if ours is not None and ours[1] in slides and path.name not in kept:
+            path.unlink(missing_ok=True)
 
 
 def _drawn(slide: Path, images: dict[str, str], heat: bool, alt: str) -> Picture:
@@ -89,10 +103,3 @@ def _size(path: Path) -> tuple[int, int] | None:
             return image.size
     except (OSError, SyntaxError):
         return None
-
-
-def _remove_older(folder: Path, name: str) -> None:
-    ours = re.compile(re.escape(name) + r"-[0-9a-f]{12}\.jpg")
-    for path in folder.iterdir():
-        if ours.fullmatch(path.name):
-            path.unlink()
