@@ -66,6 +66,8 @@ def analyze_one(
     run_id: str,
 ) -> dict[str, Any]:
     """Analyse one slide of a run; returns its outcome as JSON values."""
+    if request.options.runner == "dask":
+        share_cores(request.options.workers)
     outcome = attempt_slide(slide, request, run_id)
     if outcome.status == "failed":
         raise SlideFailed(outcome)
@@ -166,11 +168,18 @@ def _dask(options: BatchOptions) -> TaskRunner[Any]:
     )
 
 
-def begin_worker(workers: int, parent: int) -> None:
-    """In a worker process: take a share of the cores, and end when the process that set it to work is gone."""
+def share_cores(workers: int) -> None:
+    """Compute on a share of this machine's cores, as so many workers do."""
     import torch
 
-    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
+    share = max(1, len(os.sched_getaffinity(0)) // workers)
+    if torch.get_num_threads() > share:
+        torch.set_num_threads(share)
+
+
+def begin_worker(workers: int, parent: int) -> None:
+    """In a worker process: take a share of the cores, and end when the process that set it to work is gone."""
+    share_cores(workers)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -37,7 +37,15 @@ class BatchOptions(Record):
             )
         ),
     ] = "thread"
-    workers: Annotated[Count, Field(description="Processes or Dask workers; with a GPU, one for each.")] = 1
+    workers: Annotated[
+        Count,
+        Field(
+            description=(
+                "Processes or Dask workers, which share the cores; with GPUs, up to two for each. With --address, how "
+                "many of the workers there are on one host."
+            )
+        ),
+    ] = 1
     address: Annotated[
         str | None, Field(description="Dask scheduler, such as tcp://node1:8786, for --runner dask.")
     ] = None
