@@ -14,12 +14,14 @@ import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
@@ -29,11 +31,12 @@ from medvision.pipelines.batch import BatchRun, Stopped, attempt_slide
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.batch_plan import BatchSlide
 from medvision.pipelines.device import devices_of
+from medvision.store.provenance import code_digest
 from medvision.store.records import SlideOutcome
 
 RETRY_DELAYS_S = [5.0, 30.0]
-_ROUNDS = 20
-"""How often workers are started anew after one was lost; each round ends at least the slide that lost its workers."""
+_IN_VAIN = 4
+"""How often in a row workers may be lost before any has begun a slide: longer than a scheduler takes to restart."""
 
 
 class SlideFailed(Exception):
@@ -64,11 +67,12 @@ def analyze_one(
     slide: BatchSlide,
     request: BatchRequest,
     run_id: str,
+    code: str,
 ) -> dict[str, Any]:
     """Analyse one slide of a run; returns its outcome as JSON values."""
     if request.options.runner == "dask":
         share_cores(request.options.workers)
-    outcome = attempt_slide(slide, request, run_id)
+    outcome = attempt_slide(slide, request, run_id, code)
     if outcome.status == "failed":
         raise SlideFailed(outcome)
     return outcome.model_dump(mode="json")
@@ -82,14 +86,16 @@ def batch(request: BatchRequest) -> State[list[dict[str, Any]]]:
         MedvisionError: before the first slide, if the slides cannot be listed, the model cannot be had, or the output
             not be written.
     """
+    check_reach(request.options)
     with BatchRun(request) as run:
-        for _ in range(_ROUNDS):
-            waiting = run.waiting()
-            if not waiting:
-                break
-            _one_round(run, waiting)
+        in_vain = 0
+        while (waiting := run.waiting()) and in_vain < _IN_VAIN:
+            time.sleep(5.0 * in_vain)
+            begun = run.begun
+            error = _one_round(run, waiting)
+            in_vain = 0 if run.begun > begun else in_vain + 1
         for slide in run.waiting():
-            run.failed(slide, UsageError("workers were lost too often; the run gave up"))
+            run.failed(slide, UsageError(f"no worker could begin it: {error}"))
     outcomes = [run.outcomes[slide.number] for slide in run.slides]
     with contextlib.suppress(Exception):
         create_table_artifact(_table(outcomes), key="batch", description=f"Run {run.run_id}")
@@ -100,35 +106,58 @@ def batch(request: BatchRequest) -> State[list[dict[str, Any]]]:
     return Completed(message=f"{len(outcomes)} slides analysed", data=data)
 
 
-def _one_round(run: BatchRun, waiting: list[BatchSlide]) -> None:
-    """Set workers on the slides that wait, until all are over or the workers are lost."""
+def check_reach(options: BatchOptions) -> None:
+    """Refuse workers on other hosts that could not reach Prefect's server, without which no task begins.
+
+    Raises:
+        UsageError: if the scheduler is on another host and the server answers on this one alone.
+    """
+    if options.address is None or _is_here(options.address):
+        return
+    server = str(PREFECT_API_URL.value())
+    if _is_here(server):
+        raise UsageError(
+            f"--address {options.address} is another host, whose workers cannot reach Prefect's server at {server}: "
+            "set PREFECT_API_URL to a server that they can reach (`medvision server start --host`)"
+        )
+
+
+def _is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _one_round(run: BatchRun, waiting: list[BatchSlide]) -> str:
+    """Set workers on the slides that wait, until all are over or the workers are lost; returns the last error."""
     request = run.request
     one = analyze_one.with_options(retries=request.options.attempts - 1)
     with _workers(request.options, request.analyze.device) as workers:
         futures: list[tuple[BatchSlide, PrefectFuture[Any]]] = []
+        last = ""
         try:
             for slide in waiting:
-                parameters = {
-                    "number": slide.number,
-                    "slide": slide,
-                    "request": request,
-                    "run_id": run.run_id,
-                }
+                parameters = {"number": slide.number, "slide": slide, "request": request}
+                parameters |= {"run_id": run.run_id, "code": code_digest()}
                 futures.append((slide, workers.submit(one, parameters)))
             for slide, future in futures:
-                _await(run, slide, future)
+                last = _await(run, slide, future) or last
         except BaseException:
             run.stop()
             raise
+    return last
 
 
-def _await(run: BatchRun, slide: BatchSlide, future: PrefectFuture[Any]) -> None:
+def _await(run: BatchRun, slide: BatchSlide, future: PrefectFuture[Any]) -> str:
+    """Wait for a slide's task; returns what went wrong with the task, rather than with the slide."""
     try:
         result: object = future.result(raise_on_failure=False)
     except Exception as error:  # noqa: BLE001 - whatever lost a worker looks like; the journal knows what it had begun
         result = error
     if isinstance(result, MedvisionError):
         run.failed(slide, result)
+    if isinstance(result, BaseException) and not isinstance(result, SlideFailed):
+        return f"{type(result).__name__}: {result}"
+    return ""
 
 
 @contextlib.contextmanager

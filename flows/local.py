@@ -70,7 +70,9 @@ def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = N
         with _home(control / "prefect") as home, prefect_settings(home):
             from flows.batch import batch
 
-            batch(request, return_state=True).result(raise_on_failure=False)
+            result = batch(request, return_state=True).result(raise_on_failure=False)
+            if isinstance(result, MedvisionError):
+                raise result
     except MedvisionError:
         raise
     except Exception as error:
@@ -82,7 +84,7 @@ def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = N
     finally:
         FOLLOWER.reset(token)
     if follower.outcomes is None:
-        raise follower.error or RuntimeError("the flow ended without a run")
+        raise RuntimeError("the flow ended before its run did")
     return follower.outcomes
 
 

@@ -60,11 +60,10 @@ class Progress:
 
 @dataclass
 class Follower:
-    """Who is told of a run: its progress, and at the end how each slide has ended, or what kept it from beginning."""
+    """Who is told of a run: of its progress, and at the end how each slide has ended."""
 
     tell: Callable[[Progress], None]
     outcomes: list[SlideOutcome] | None = None
-    error: MedvisionError | None = None
 
 
 FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
@@ -74,14 +73,23 @@ FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
 # --- the worker ----------------------------------------------------------------------------------------------------
 
 
-def attempt_slide(slide: BatchSlide, request: BatchRequest, run_id: str) -> SlideOutcome:
+def attempt_slide(
+    slide: BatchSlide, request: BatchRequest, run_id: str, code: str | None = None
+) -> SlideOutcome:
     """Analyse one slide of a run and note it in the run's journal; what goes wrong with the slide is the outcome.
+
+    `code` is the digest of the keeper's code, which a worker on another host must have, too.
 
     Raises:
         Stopped: if the run is to stop; progress is saved.
         MedvisionError: if the configuration cannot work on this machine, or the journal not be written.
     """
     journal = Journal(request.out, run_id)
+    if code is not None and code != code_digest():
+        raise UsageError(
+            f"the worker on {os.uname().nodename} has another version of medvision ({code_digest()[:12]}, not "
+            f"{code[:12]}): install the same on every host, and restart the workers"
+        )
     if journal.stopping:
         raise Stopped
     attempt = journal.next_attempt(slide.number)
@@ -183,15 +191,6 @@ class BatchRun:
 
     def __enter__(self) -> BatchRun:
         self._told = FOLLOWER.get()
-        try:
-            self._begin()
-        except MedvisionError as error:
-            if self._told is not None:
-                self._told.error = error
-            raise
-        return self
-
-    def _begin(self) -> None:
         request = self.request
         check_workers(request)
         _check_config(request)
@@ -210,6 +209,7 @@ class BatchRun:
         self._over = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="medvision-keeper", daemon=True)
         self._follower.start()
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
@@ -248,6 +248,11 @@ class BatchRun:
             str(error) if isinstance(error, MedvisionError) else f"unexpected {type(error).__name__}: {error}"
         )
         self._give_up(slide, said)
+
+    @property
+    def begun(self) -> int:
+        """How many attempts have begun."""
+        return len(self._begun)
 
     def stop(self) -> None:
         """Have the workers save their progress and stop."""
