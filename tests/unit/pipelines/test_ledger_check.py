@@ -149,6 +149,12 @@ def test_nothing_is_wrong_after_two_runs(out: Path) -> None:
     assert check_ledger(out) == []
 
 
+def test_the_end_of_a_run_keeps_its_quality_for_later_runs(out: Path, ledger: Ledger) -> None:
+    found = {(one.run_id, one.name): [m.name for m in one.quality] for one in ledger.results()}
+    assert found == {(run, name): ["sharpness"] for run in ("R1", "R2") for name in SLIDES}
+    assert b"Across runs" in (out / "index.html").read_bytes()
+
+
 def test_a_result_that_is_gone(out: Path) -> None:
     (out / "a").rename(out.parent / "elsewhere")
     assert "a is missing, and the ledger (run R2, slide 'id-a') says 'done'" in only(check_ledger(out))
