@@ -205,7 +205,21 @@ def test_an_attempt_that_never_ended(out: Path, ledger: Ledger, state: str) -> N
     ledger.begin(attempt)
     ledger.end_run(RunEnd(run_id="R2", finished_utc="u", state=state, counts={}))
     problems = check_ledger(out)
-    assert f"run R2 is {state}, and attempt 2 at its slide 'id-a' was begun and never ended" in problems[0]
+    said = f"attempt 2 at slide 'id-a' of run R2 was begun and never ended, and the run is {state}"
+    assert said in problems
+
+
+def test_an_end_that_contradicts_its_outcome(out: Path, ledger: Ledger) -> None:
+    outcome = publish(out, "a", 0.7, stride=1.0)
+    for verdict, told, words in (
+        ("unchanged", outcome, "ended as 'unchanged', and its outcome says 'done'"),
+        ("done", None, "ended as 'done', and has no outcome"),
+        ("done", outcome.model_copy(update={"name": "b"}), "in the folder 'b', and 'a' was planned"),
+    ):
+        ledger.end(AttemptEnd(attempt_id="R2-a", ended_utc="u", verdict=verdict, outcome=told))
+        assert any(words in problem for problem in check_ledger(out)), words
+    ledger.end(AttemptEnd(attempt_id="R2-a", ended_utc="v", verdict="done", outcome=outcome))
+    assert check_ledger(out) == []
 
 
 def test_a_run_that_goes_on_is_asked_for_what_it_recorded_only(out: Path) -> None:

@@ -174,7 +174,7 @@ def test_scores_that_changed_and_why(two_runs: Path, page_of, assert_inert) -> N
     assert [a["class"] for tag, a in page.tags if tag == "circle"] == ["turned", "kept"]
     assert "R2 (this) 2026-01-02T00:00:00Z 3 2 done, 1 failed" in page.text
     assert "R1 2026-01-01T00:00:00Z 3 3 done" in page.text
-    assert page.text.count("Too few") == 2
+    assert page.text.count("Too few") == 3
     row = pq.read_table(two_runs / "cohort.parquet").to_pylist()[0]
     assert (row["slide_id"], row["attempts"], row["run_id"]) == ("id-node-1", 1, "R2")
 
@@ -218,6 +218,7 @@ def test_quality_that_drifted_is_flagged(run: Path, page_of) -> None:
     text = page_of(render_index(run, run_id="R2").read_bytes()).text
     assert re.search(r"Stain density 12 / 12 0\.9\S+ \(.*?\) 0\.4\S+ \(.*?\) 1\.00 <0\.001 Drifted", text)
     assert re.search(r"Probability 12 / 12 .*? 0\.00 1\.000 Alike", text)
+    assert "2 measures judged, drifted: stain density." in text
     assert "12 slides scored before: every probability is the same." in text
 
 
