@@ -45,26 +45,32 @@ def check_ledger(out: Path) -> list[str]:
         if slide.verdict in ("begun", "interrupted")
     }
     return [
-        *(problem for run in reversed(runs) for problem in _unfinished(run)),
+        *(problem for run in reversed(runs) for problem in _run_problems(run)),
         *(problem for result in made.values() for problem in _result_problems(out, result, open_names)),
         *_unknown_folders(out, runs, made.keys() | open_names),
         *_index_problems(out, runs, past),
     ]
 
 
-def _unfinished(run: RunDetail) -> Iterator[str]:
+def _run_problems(run: RunDetail) -> Iterator[str]:
     state, run_id = run.summary.state, run.summary.run_id
-    if state == "running":
-        return
     for slide in run.slides:
         if slide.verdict == "planned" and state == "finished":
             yield f"run {run_id} is finished, and its slide {slide.slide_id!r} was never begun"
         for attempt in slide.attempts:
+            where = f"attempt {attempt.attempt.number} at slide {slide.slide_id!r} of run {run_id}"
             if attempt.end is None:
-                yield (
-                    f"run {run_id} is {state}, and attempt {attempt.attempt.number} at its slide {slide.slide_id!r} "
-                    "was begun and never ended"
-                )
+                if state != "running":
+                    yield f"{where} was begun and never ended, and the run is {state}"
+                continue
+            verdict, outcome = attempt.end.verdict, attempt.end.outcome
+            if outcome is None:
+                if verdict not in ("interrupted", "failed"):
+                    yield f"{where} ended as {verdict!r}, and has no outcome"
+            elif verdict not in ("interrupted", outcome.status):
+                yield f"{where} ended as {verdict!r}, and its outcome says {outcome.status!r}"
+            elif outcome.name != slide.name:
+                yield f"{where} has an outcome in the folder {outcome.name!r}, and {slide.name!r} was planned"
 
 
 def _result_problems(out: Path, result: PastResult, open_names: set[str]) -> Iterator[str]:

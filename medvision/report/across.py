@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,8 @@ class Across:
     changes_note: str
     measures: tuple[MeasureDrift, ...]
     measures_note: str
+    rule: str
+    """What is flagged among the measures."""
     runs: tuple[RunLine, ...]
     runs_note: str
 
@@ -124,7 +126,8 @@ def across_runs(folder: Path, run_id: str) -> tuple[Across | None, dict[str, Pas
         points=tuple((one.earlier, one.now, one.label_changed, one.name) for one in changes),
         changes_note=_changes_note(changes, moved),
         measures=tuple(_measure_line(name, one) for name, one in measures.items()),
-        measures_note=RULE,
+        measures_note=_measures_note(measures),
+        rule=RULE,
         runs=tuple(_run_line(run, run.run_id == this.run_id) for run in runs[:NEWEST]),
         runs_note=f"The newest {NEWEST} of {len(runs)} runs." if len(runs) > NEWEST else "",
     ), last
@@ -205,6 +208,16 @@ def _values(measured: dict[str, PastResult], scored: dict[str, PastResult]) -> d
             if measure.value == measure.value:
                 values.setdefault(measure.name, []).append(measure.value)
     return values
+
+
+def _measures_note(measures: Mapping[str, Drift]) -> str:
+    judged = [name for name, drift in measures.items() if drift.gap is not None]
+    drifted = [text.visible(name) for name in judged if measures[name].flagged]
+    if not judged:
+        return "Too few slides to judge whether they are like the earlier ones."
+    if not drifted:
+        return f"{text.plural(len(judged), 'measure')} judged: none has drifted."
+    return f"{text.plural(len(judged), 'measure')} judged, drifted: {', '.join(drifted)}."
 
 
 def _measure_line(name: str, drift: Drift) -> MeasureDrift:

@@ -43,6 +43,12 @@ SELECT run_id, started_utc, ended_utc, end_id AS place, slide_id, name, attempts
   verdict, outcome FROM slide_result
 WHERE verdict NOT IN ('planned', 'begun')
 """
+_OF_SLIDE = """
+name = ? OR slide_digest = ? AND (run_id, slide_id) IN (
+  SELECT run_id, slide_id FROM attempt JOIN attempt_end USING (attempt_id) WHERE slide_digest = ?
+)
+"""
+"""The last condition says nothing new, but lets the index on the digest be used."""
 _NEWEST = "ORDER BY started_utc DESC, run_id DESC"
 _NEWEST_SLIDES = f"{_NEWEST}, position"
 
@@ -201,13 +207,17 @@ class Ledger:
     def history(self, slide: str) -> list[PastResult]:
         """What each run found about a slide, newest first; `slide` is its content's digest, or its folder's name."""
         with self._snapshot():
-            rows = self._rows(f"{_PAST} AND (slide_digest = ? OR name = ?) {_NEWEST_SLIDES}", slide, slide)
-            return self._past(rows)
+            rows = self._rows(f"{_PAST} AND ({_OF_SLIDE}) {_NEWEST_SLIDES}", slide, slide, slide)
+            return [_past_result(row, self._quality(row["run_id"], row["slide_id"])) for row in rows]
 
     def results(self) -> list[PastResult]:
         """What each run found about each slide, newest run first, in the order of its plan."""
         with self._snapshot():
-            return self._past(self._rows(f"{_PAST} {_NEWEST_SLIDES}"))
+            measures = self._measures("")
+            return [
+                _past_result(row, measures.get((row["run_id"], row["slide_id"]), ()))
+                for row in self._rows(f"{_PAST} {_NEWEST_SLIDES}")
+            ]
 
     def problems(self) -> list[str]:
         """What SQLite finds wrong with the file, one sentence each; every page and every index is read."""
@@ -308,15 +318,20 @@ class Ledger:
             for row in self._rows(f"SELECT * FROM run {where} {_NEWEST}", *values)
         ]
 
-    def _past(self, rows: Sequence[sqlite3.Row]) -> list[PastResult]:
+    def _quality(self, run_id: str, slide_id: str) -> Sequence[QcMeasure]:
+        found = self._measures("WHERE run_id = ? AND slide_id = ?", run_id, slide_id)
+        return found.get((run_id, slide_id), ())
+
+    def _measures(self, where: str, *values: object) -> dict[tuple[str, str], list[QcMeasure]]:
+        """Quality measures by run and slide, in the order in which they were recorded."""
         measures: dict[tuple[str, str], list[QcMeasure]] = {}
-        for row in self._rows("SELECT * FROM measure ORDER BY rowid"):
+        for row in self._rows(f"SELECT * FROM measure {where} ORDER BY rowid", *values):
             columns = dict(row)
             key = (columns.pop("run_id"), columns.pop("slide_id"))
             value = float("nan") if columns["value"] is None else columns["value"]
             columns |= {"limit": columns.pop("bound"), "ok": bool(columns["ok"]), "value": value}
             measures.setdefault(key, []).append(QcMeasure(**columns))
-        return [_past_result(row, measures.get((row["run_id"], row["slide_id"]), ())) for row in rows]
+        return measures
 
     def _whole_id(self, start: str) -> str:
         ids = [row["run_id"] for row in self._rows(f"SELECT run_id FROM run {_NEWEST}")]

@@ -149,6 +149,12 @@ def test_nothing_is_wrong_after_two_runs(out: Path) -> None:
     assert check_ledger(out) == []
 
 
+def test_the_end_of_a_run_keeps_its_quality_for_later_runs(out: Path, ledger: Ledger) -> None:
+    found = {(one.run_id, one.name): [m.name for m in one.quality] for one in ledger.results()}
+    assert found == {(run, name): ["sharpness"] for run in ("R1", "R2") for name in SLIDES}
+    assert b"Across runs" in (out / "index.html").read_bytes()
+
+
 def test_a_result_that_is_gone(out: Path) -> None:
     (out / "a").rename(out.parent / "elsewhere")
     assert "a is missing, and the ledger (run R2, slide 'id-a') says 'done'" in only(check_ledger(out))
@@ -199,7 +205,21 @@ def test_an_attempt_that_never_ended(out: Path, ledger: Ledger, state: str) -> N
     ledger.begin(attempt)
     ledger.end_run(RunEnd(run_id="R2", finished_utc="u", state=state, counts={}))
     problems = check_ledger(out)
-    assert f"run R2 is {state}, and attempt 2 at its slide 'id-a' was begun and never ended" in problems[0]
+    said = f"attempt 2 at slide 'id-a' of run R2 was begun and never ended, and the run is {state}"
+    assert said in problems
+
+
+def test_an_end_that_contradicts_its_outcome(out: Path, ledger: Ledger) -> None:
+    outcome = publish(out, "a", 0.7, stride=1.0)
+    for verdict, told, words in (
+        ("unchanged", outcome, "ended as 'unchanged', and its outcome says 'done'"),
+        ("done", None, "ended as 'done', and has no outcome"),
+        ("done", outcome.model_copy(update={"name": "b"}), "in the folder 'b', and 'a' was planned"),
+    ):
+        ledger.end(AttemptEnd(attempt_id="R2-a", ended_utc="u", verdict=verdict, outcome=told))
+        assert any(words in problem for problem in check_ledger(out)), words
+    ledger.end(AttemptEnd(attempt_id="R2-a", ended_utc="v", verdict="done", outcome=outcome))
+    assert check_ledger(out) == []
 
 
 def test_a_run_that_goes_on_is_asked_for_what_it_recorded_only(out: Path) -> None:
