@@ -99,7 +99,7 @@ def test_unsafe_weights_are_refused_unexecuted(tmp_path, fault_row):
         row.count("refused unexecuted")
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".json"])
+@pytest.mark.parametrize("suffix", [".pt", pytest.param(".json", marks=pytest.mark.slow)])
 def test_the_traps_work(suffix, tmp_path):
     """Readers that are not careful would have sprung them."""
     canary, path = tmp_path / "canary", tmp_path / f"weights{suffix}"
