@@ -12,6 +12,7 @@ DEMO ?= demo
 PEERS ?= .venv-peers
 PEERS_ARGS ?=
 STUDY_ARGS ?=
+FAULTS ?= out/faults.md
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
@@ -19,7 +20,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all lint format docs bench bench-check bench-growth bench-peers study install clean
+.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study install clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,13 +29,16 @@ demo: $(STAMP) ## make four slides, analyse them, and print where the reports ar
 	$(BIN)/medvision demo --out $(DEMO)
 
 # One thread per test process: the processes share the cores.
-test test-all: export OMP_NUM_THREADS := 1
+test test-all test-faults: export OMP_NUM_THREADS := 1
 
 test: $(STAMP) lint ## style, types, layers, and all tests but the slow ones
 	$(PYTEST) -m "not slow"
 
 test-all: $(STAMP) lint ## the slow tests too
 	$(PYTEST)
+
+test-faults: $(STAMP) ## damage slides, models and runs in every known way, and print how each case ended; half an hour
+	$(BIN)/python -m pytest -n $(WORKERS) tests/faults --fault-table $(FAULTS)
 
 lint: $(STAMP) ## style, types and layers
 	$(BIN)/ruff check

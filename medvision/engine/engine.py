@@ -373,16 +373,19 @@ def _fill(
     stop: int,
 ) -> None:
     """Read windows `start..stop` of a batch into their slots. A window that cannot be decoded is marked, not fatal."""
-    for slot in range(start, stop):
-        progress, (first, last) = items[slot]
-        box = Box(tuple(first), tuple(last))
-        try:
-            if progress.reading is None:
+    for _, run in itertools.groupby(range(start, stop), lambda slot: id(items[slot][0])):
+        slots = list(run)
+        progress = items[slots[0]][0]
+        boxes = [Box(*(tuple(corner) for corner in items[slot][1])) for slot in slots]
+        if progress.reading is not None:
+            errors = progress.reading.read_many(boxes, pixels[slots[0] : slots[-1] + 1])
+            readable[slots] = [error is None for error in errors]
+            continue
+        for slot, box in zip(slots, boxes, strict=True):
+            try:
                 pixels[slot] = progress.job.source.read(box, 0)
-            else:
-                progress.reading.read(box, pixels[slot])
-        except WindowUnreadableError:
-            readable[slot] = False
+            except WindowUnreadableError:
+                readable[slot] = False
 
 
 def _check(plan: TilePlan, source: Source, model: PatchModel) -> None:

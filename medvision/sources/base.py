@@ -5,7 +5,7 @@ A reader is one small file: a class with these attributes, and a function regist
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from medvision.core.errors import WindowUnreadableError
 from medvision.core.geometry import Box, Spacing
 from medvision.core.registry import Registry
 
@@ -76,6 +77,18 @@ class DirectSource(Protocol):
 
     def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
         """`read`, into `out`: uint8 `(*box.shape, channels)`, a view of a larger array or not. All of it is written."""
+
+
+class ManySource(Protocol):
+    """A reader to which it makes a difference to be asked for several windows at once. Recognised by its method."""
+
+    def read_many(
+        self, out: Pixels, boxes: Sequence[Box], level: int, factor: int
+    ) -> list[WindowUnreadableError | None]:
+        """`read_into`, or with a factor above 1 `shrunk_into`, for boxes of one shape: into `out[0]`, `out[1]`, ...
+
+        For each, what `read` would raise, or None. What a window that cannot be read then holds is not said.
+        """
 
 
 class AheadSource(Protocol):

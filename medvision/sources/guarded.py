@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,12 +24,24 @@ from medvision.core.geometry import Box, Spacing
 from medvision.sources.base import Level, Pixels, Source
 from medvision.sources.facts import ALLOWED, facts
 from medvision.sources.faults import MAX_SIDE
-from medvision.sources.guarded_child import AHEAD, DECODE, DIGEST, OPEN, READ, REQUEST, SHRINK, SHRINKS
+from medvision.sources.guarded_child import (
+    AHEAD,
+    DECODE,
+    DIGEST,
+    MOST_WINDOWS,
+    OPEN,
+    READ,
+    REQUEST,
+    SHRINK,
+    SHRINKS,
+)
 from medvision.sources.guarded_process import START_SECONDS, Limits, LostError, Process
 from medvision.sources.spacing import supplied
 
 T = TypeVar("T")
 
+_MOST_ROOM = 1 << 24
+"""Bytes of pixels that one request for several windows may ask for."""
 MOST_LOSSES = 64
 """Processes that one source may lose before the rest of it counts as unreadable: two for each window that kills."""
 MOST_LOST_LIMITS = 10
@@ -91,6 +103,35 @@ class GuardedSource:
     def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
         """See `DirectSource`."""
         self._fill(out, READ, box, level, 1)
+
+    def read_many(
+        self, out: Pixels, boxes: Sequence[Box], level: int, factor: int
+    ) -> list[WindowUnreadableError | None]:
+        """See `ManySource`. To ask the other process costs the same for one window as for several."""
+        errors: list[WindowUnreadableError | None] = []
+        size = max(1, min(MOST_WINDOWS, _MOST_ROOM * len(out) // max(1, out.size)))
+        what = READ if factor == 1 else SHRINK
+        for first in range(0, len(boxes), size):
+            errors += self._some(out[first : first + size], boxes[first : first + size], what, level, factor)
+        return errors
+
+    def _some(
+        self, out: Pixels, boxes: Sequence[Box], what: int, level: int, factor: int
+    ) -> list[WindowUnreadableError | None]:
+        self._keeper.check_open()
+        if len(boxes) > 1 and out.size:
+            request = b"".join(REQUEST.pack(what, level, factor, *box.start, *box.stop) for box in boxes)
+            wrong = self._keeper.ask_once(lambda process: process.windows(request, out))
+            if wrong is not None and all(isinstance(e, WindowUnreadableError) for e in wrong.values()):
+                return [wrong.get(index) for index in range(len(boxes))]  # type: ignore[misc]
+        errors: list[WindowUnreadableError | None] = []
+        for box, pixels in zip(boxes, out, strict=True):  # one by one, to find the one that is to blame
+            try:
+                self._fill(pixels, what, box, level, factor)
+                errors.append(None)
+            except WindowUnreadableError as error:
+                errors.append(error)
+        return errors
 
     def fetch_ahead(self, box: Box, level: int = 0) -> None:
         """See `AheadSource`. Nothing comes of it where the reader cannot."""
@@ -265,6 +306,19 @@ class _Keeper:
             return self._ask(request)
         except LostError as lost:
             raise place.error(self._path, str(lost)) from None
+
+    def ask_once(self, request: Callable[[Process], T]) -> T | None:
+        """Put a request to the process; None where that is lost over it, so that the caller may ask for less."""
+        try:
+            process = self._current()
+        except LostError:
+            return None
+        started = time.monotonic()
+        try:
+            return request(process)
+        except LostError:
+            self._lose(process, started)
+            return None
 
     def digest(self) -> str:
         """SHA-256 of the content; in a process for this alone where the source is closed."""

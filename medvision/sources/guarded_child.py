@@ -32,9 +32,15 @@ from medvision.sources.parts import files_of
 MESSAGE_BYTES = 1 << 17
 """Longest message; a socket of this kind takes a little more."""
 REQUEST = struct.Struct("<BIIqqqq")
-"""What is asked, level, factor, and the box: first row, first column, end row, end column."""
+"""What is asked, level, factor, and the box: first row, first column, end row, end column.
+
+Several windows of one shape are several of these in one message, answered in one.
+"""
 REPLY = struct.Struct("<BQQ")
 """What is answered, and two numbers of that answer. JSON follows where the answer has any."""
+
+MOST_WINDOWS = 16
+"""How many windows one request may ask for."""
 
 OPEN, DIGEST, READ, SHRINKS, SHRINK, DECODE, AHEAD = range(1, 8)
 DONE, FAILED, SIZE = range(3)
@@ -140,8 +146,8 @@ class _Channel:
         """Answer until the parent closes the channel."""
         try:
             with self._link, contextlib.suppress(OSError):
-                while request := self._link.recv(REQUEST.size):
-                    reply = self._answer(request)
+                while request := self._link.recv(MOST_WINDOWS * REQUEST.size):
+                    reply = self._answer(request) if len(request) == REQUEST.size else self._windows(request)
                     if reply is not None:
                         self._link.send(reply)
             os.close(self._memory)
@@ -156,6 +162,27 @@ class _Channel:
         except Exception as error:  # noqa: BLE001 - every failure is told to the parent, which decides
             return None if what == AHEAD else REPLY.pack(FAILED, 0, 0) + self._told(error)
 
+    def _windows(self, request: bytes) -> bytes:
+        """Several windows, one behind another in the memory; what went wrong with which is told with the answer."""
+        wrong: dict[int, Any] = {}
+        asked = list(REQUEST.iter_unpack(request))
+        for index, (what, level, factor, *corners) in enumerate(asked):
+            try:
+                self._read(what, level, factor, Box(tuple(corners[:2]), tuple(corners[2:])), index)
+            except Exception as error:  # noqa: BLE001 - as for a single window
+                wrong[index] = self._words(error)
+        return REPLY.pack(DONE, len(asked), 0) + (json.dumps(wrong).encode() if wrong else b"")
+
+    def _read(self, what: int, level: int, factor: int, box: Box, index: int = 0) -> None:
+        source: Any = self._guarded.source
+        out = self._pixels((*box.shape, source.channels), index)
+        if what == SHRINK:
+            source.shrunk_into(out, box, level, factor)
+        elif self._guarded.direct:
+            source.read_into(out, box, level)
+        else:
+            out[:] = source.read(box, level)
+
     def _do(self, what: int, level: int, factor: int, corners: Any) -> bytes | None:
         if what == OPEN:
             self._tell_size([self._guarded.path])
@@ -163,13 +190,7 @@ class _Channel:
         source: Any = self._guarded.source
         if what in (READ, SHRINK):
             box = Box(*corners)
-            out = self._pixels((*box.shape, source.channels))
-            if what == SHRINK:
-                source.shrunk_into(out, box, level, factor)
-            elif self._guarded.direct:
-                source.read_into(out, box, level)
-            else:
-                out[:] = source.read(box, level)
+            self._read(what, level, factor, box)
             return REPLY.pack(DONE, *box.shape)
         if what == DIGEST:
             self._tell_size(files_of(self._guarded.path, source.vendor))
@@ -183,13 +204,14 @@ class _Channel:
         source.fetch_ahead(Box(*corners), level)
         return None
 
-    def _pixels(self, shape: tuple[int, ...]) -> Pixels:
+    def _pixels(self, shape: tuple[int, ...], index: int = 0) -> Pixels:
         if self._map is None:
             try:
                 self._map = mmap.mmap(self._memory, self._size)
             except OSError as error:  # the address space is limited
                 raise MemoryError from error
-        return np.frombuffer(self._map, np.uint8, math.prod(shape)).reshape(shape)
+        size = math.prod(shape)
+        return np.frombuffer(self._map, np.uint8, size, index * size).reshape(shape)
 
     def _tell_size(self, files: list[Path]) -> None:
         size = 0
@@ -199,7 +221,10 @@ class _Channel:
         self._link.send(REPLY.pack(SIZE, size, 0))
 
     def _told(self, error: Exception) -> bytes:
-        """An error as JSON: its class, its words, and the system's reason where it had one."""
+        return json.dumps(self._words(error)).encode()
+
+    def _words(self, error: Exception) -> dict[str, Any]:
+        """An error for JSON: its class, its words, and the system's reason where it had one."""
         number, starved = None, False
         cause: BaseException | None = error
         while cause is not None:
@@ -209,10 +234,9 @@ class _Channel:
             cause = cause.__cause__
         known = isinstance(error, MedvisionError)
         text = str(error) if known else f"{type(error).__name__}: {error}"
-        told = {
+        return {
             "class": type(error).__name__ if known else "",
             "words": text[:_LONGEST_ERROR],
             "errno": number,
             "starved": starved,
         }
-        return json.dumps(told).encode()

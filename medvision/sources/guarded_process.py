@@ -164,6 +164,24 @@ class Process:
             raise
         self._keep(channel)
 
+    def windows(self, request: bytes, out: Pixels) -> dict[int, Exception]:
+        """Have windows `out[0]`, `out[1]`, ... filled; those that could not be, with the child's errors."""
+        channel = self._take(out.size)
+        try:
+            count, _, told = channel.ask(request, self.limits)
+            if count != len(out):
+                raise LostError(f"the reading process answered {count} windows for {len(out)}")
+            wrong = _errors_from(told, self.limits)
+            pixels = channel.pixels(out.shape)
+            for index in range(count):
+                if index not in wrong:
+                    out[index] = pixels[index]
+        except BaseException as error:
+            self._drop(channel, error)
+            raise
+        self._keep(channel)
+        return wrong
+
     def tile(self, request: bytes, most: tuple[int, int, int]) -> Pixels:
         """An array that the child determines the shape of, up to `most`. Raises as `ask` does."""
         channel = self._take(math.prod(most))
@@ -339,13 +357,13 @@ def starved(limits: Limits) -> str:
     return f"it wanted more memory than {limits.memory_bytes / 1e9:.3g} GB"
 
 
-def error_from(data: bytes, limits: Limits) -> Exception:
+def error_from(data: Any, limits: Limits) -> Exception:
     """The child's error as it was there; `LostError` where the answer is out of form.
 
     Only this package's own errors are made, by name, and only with words: nothing that the child sends can run here.
     """
     try:
-        told: Any = json.loads(data)
+        told: Any = json.loads(data) if isinstance(data, bytes) else data
         name, words, number = str(told["class"]), str(told["words"]), told["errno"]
         is_starved = told["starved"] is True
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -359,6 +377,18 @@ def error_from(data: bytes, limits: Limits) -> Exception:
     if isinstance(number, int):
         error.__cause__ = OSError(number, os.strerror(number))
     return error
+
+
+def _errors_from(data: bytes, limits: Limits) -> dict[int, Exception]:
+    """The child's errors by the number of their window. Raises `LostError` where they are out of form."""
+    try:
+        found = {int(index): error_from(told, limits) for index, told in json.loads(data or b"{}").items()}
+    except (ValueError, AttributeError, RecursionError):
+        raise LostError("the reading process answered out of form") from None
+    for error in found.values():
+        if isinstance(error, LostError):
+            raise error
+    return found
 
 
 def _end(

@@ -15,18 +15,18 @@ With f the side of a wanted pixel in pixels of the level that is read:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import PixelsMissingError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
-from medvision.sources.base import Pixels, Source
+from medvision.sources.base import ManySource, Pixels, Source
 from medvision.sources.shrink import shrink_into
 from medvision.sources.spacing import require_spacing
 from medvision.sources.tile_memory import MEMORY
@@ -80,6 +80,8 @@ class Reading:
     level: int
     factors: tuple[float, float]
     write: _Write
+    own: int = 0
+    """Side of the blocks of pixels that the reader itself averages for this; 1 is a plain copy, and 0 is neither."""
 
     @classmethod
     def of(cls, source: Source, spacing_um: float) -> Reading:
@@ -87,7 +89,8 @@ class Reading:
         level, factors = choose_level(source, spacing_um)
         row, column = (max(1, round(f)) for f in factors)
         if abs(factors[0] / row - 1) <= TOLERANCE and abs(factors[1] / column - 1) <= TOLERANCE:
-            return cls(source, level, factors, _write_whole(source, level, factors, (row, column)))
+            own = _own_means(source, level, factors, (row, column))
+            return cls(source, level, factors, _write_whole(source, level, factors, (row, column), own), own)
         mean = _mean_of_area if min(factors) >= 1 else _between
         native = (max(1.0, factors[0]), max(1.0, factors[1]))
         return cls(source, level, factors, _in_parts(native, partial(mean, source, level, factors)))
@@ -99,6 +102,19 @@ class Reading:
             self.write(pixels, box)
         return pixels
 
+    def read_many(self, boxes: Sequence[Box], out: Pixels) -> list[WindowUnreadableError | None]:
+        """`read` of boxes of one shape into `out[0]`, `out[1]`, ...; for each, what it would raise, or None."""
+        if self.own and hasattr(self.source, "read_many"):
+            return cast("ManySource", self.source).read_many(out, boxes, self.level, self.own)
+        errors: list[WindowUnreadableError | None] = []
+        for box, pixels in zip(boxes, out, strict=True):
+            try:
+                self.read(box, pixels)
+                errors.append(None)
+            except WindowUnreadableError as error:
+                errors.append(error)
+        return errors
+
     def fetch_ahead(self, box: Box) -> None:
         """Have what `read` will need of `box` fetched meanwhile, where the reader can. See `AheadSource`."""
         ahead: Callable[[Box, int], None] | None = getattr(self.source, "fetch_ahead", None)
@@ -108,18 +124,28 @@ class Reading:
             ahead(Box(start, stop), self.level)
 
 
-def _write_whole(source: Source, level: int, factors: tuple[float, float], wholes: tuple[int, int]) -> _Write:
-    """How to write means of whole native pixels: through the reader's own shortcuts where they give the same."""
+def _own_means(source: Source, level: int, factors: tuple[float, float], wholes: tuple[int, int]) -> int:
+    """The side of the blocks, where the reader's own shortcuts give the same means of whole native pixels, or 0."""
     k = wholes[0]
     # So near to a whole number that no position up to the longest side is rounded to another pixel.
-    aligned = k == wholes[1] and max(abs(f - k) for f in factors) < _EXACT
-    if aligned and k == 1:
+    if k != wholes[1] or max(abs(f - k) for f in factors) >= _EXACT:
+        return 0
+    if k == 1:
+        return 1
+    shrinks: Callable[[int, int], bool] | None = getattr(source, "shrinks", None)
+    return k if k <= _TILE_SHRINK and shrinks is not None and shrinks(level, k) else 0
+
+
+def _write_whole(
+    source: Source, level: int, factors: tuple[float, float], wholes: tuple[int, int], own: int
+) -> _Write:
+    """How to write means of whole native pixels: through the reader's own shortcuts where there are some."""
+    if own == 1:
         into: Callable[[Pixels, Box, int], None] | None = getattr(source, "read_into", None)
         return partial(_copy, source, level) if into is None else lambda out, box: into(out, box, level)
-    shrinks: Callable[[int, int], bool] | None = getattr(source, "shrinks", None)
-    if aligned and k <= _TILE_SHRINK and shrinks is not None and shrinks(level, k):
+    if own:
         shrunk: Callable[[Pixels, Box, int, int], None] = source.shrunk_into  # type: ignore[attr-defined]
-        return lambda out, box: shrunk(out, box, level, k)
+        return lambda out, box: shrunk(out, box, level, own)
     return _in_parts(wholes, partial(_mean_of_whole, source, level, factors, wholes))
 
 

@@ -115,6 +115,10 @@ def assert_same(path: Path) -> None:
             there, here = Reading.of(with_it, spacing), Reading.of(without, spacing)
             there.fetch_ahead(box)
             np.testing.assert_array_equal(there.read(box), here.read(box))
+            boxes = [box.shift((10 * n, 3 * n)) for n in range(20)]
+            outs = np.empty((2, len(boxes), *box.shape, 3), np.uint8)
+            assert there.read_many(boxes, outs[0]) == here.read_many(boxes, outs[1]) == [None] * len(boxes)
+            np.testing.assert_array_equal(*outs)
         coarse = without.spacing.values[0] * 4
         np.testing.assert_array_equal(overview(with_it, coarse).pixels, overview(without, coarse).pixels)
     with_it.close()
@@ -232,6 +236,27 @@ def test_other_threads_do_not_notice(inject, slide):
             else:
                 np.testing.assert_array_equal(pixels, plain.read(box))
     source.close()
+
+
+@pytest.mark.parametrize(
+    "what", ["os.abort()", "time.sleep(60)", "raise ValueError('bad')", "raise tiff.TileMissingError('none')"]
+)
+def test_of_many_windows_only_those_that_cannot_be_read_are_lost(inject, slide, what):
+    inject(bad_tile(what))
+    plain, source = open_source(slide), open_guarded(slide, limits=Limits(seconds=2))
+    boxes = [Box.at((r, c), (64, 64)) for r in range(64, 256, 64) for c in range(64, 256, 64)]
+    out = np.empty((len(boxes), 64, 64, 3), np.uint8)
+    reading = Reading.of(source, 0.5)
+    for box, pixels, error in zip(boxes, out, reading.read_many(boxes, out), strict=True):
+        if box.start == (128, 128):
+            assert isinstance(error, PixelsMissingError if "Missing" in what else WindowUnreadableError)
+            assert str(slide) in str(error)
+        else:
+            assert error is None
+            np.testing.assert_array_equal(pixels, plain.read(box))
+    source.close()
+    with pytest.raises(UnreadableSourceError, match="closed"):
+        reading.read_many(boxes, out)
 
 
 def test_it_gives_up_on_a_file_that_kills_again_and_again(inject, slide, monkeypatch):
