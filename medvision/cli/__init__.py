@@ -63,6 +63,11 @@ _COMMANDS = {
     ),
     "models": ("medvision.cli.models:app", "List the models that can be named, show one, measure one."),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
+    "schedule": (
+        "medvision.cli.schedule:app",
+        "Run batches at set times, or when slides arrive in a folder.",
+    ),
+    "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),
 }
