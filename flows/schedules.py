@@ -45,7 +45,7 @@ class Watch(Record):
 
     def words(self) -> str:
         """As a person reads it."""
-        return f"slides that are {self.settle_s:g} s old"
+        return f"slides that arrive (the same for {self.settle_s:g} s)"
 
 
 class Schedule(Record):

@@ -121,8 +121,10 @@ def list_all(*, home: Home = DEFAULT_HOME) -> int:
             seen = {schedule.name: deployments.seen(schedule.name) for schedule in found}
     except UsageError as error:
         problem = str(error)
-    columns = ("name", "when", "slides", "out", "state", "next run", "last run", "ended")
-    console.print(table("", columns, [_row(schedule, seen.get(schedule.name)) for schedule in found]))
+    columns = ("name", "when", "state", "next run", "last run", "ended")
+    console.print(table("Schedules", columns, [_row(schedule, seen.get(schedule.name)) for schedule in found]))
+    for schedule in found:
+        print_note(f"{schedule.name}: {schedule.request.slides} to {schedule.request.out}{_by(schedule)}")
     if problem:
         print_note(f"times are not known: {problem}")
     return 0
@@ -295,13 +297,15 @@ def _row(schedule: Schedule, seen: Seen | None) -> tuple[str, ...]:
     return (
         schedule.name,
         schedule.when.words(),
-        str(schedule.request.slides),
-        str(schedule.request.out),
         state,
         _local(None if schedule.paused or seen is None else seen.next_run),
         _local(None if seen is None else seen.last_run),
         "" if seen is None else seen.last_state.lower(),
     )
+
+
+def _by(schedule: Schedule) -> str:
+    return f", by the workers of pool {schedule.pool}" if schedule.pool else ""
 
 
 def _local(time: datetime | None) -> str:
