@@ -24,5 +24,5 @@ def batch(request: BatchRequest) -> State[Any]:
 def _slides(request: BatchRequest) -> list[Path]:
     if request.slides.is_dir():
         patterns = request.options.pattern
-        return sorted({path for p in patterns for path in request.slides.rglob(p, case_sensitive=False)})
+        return sorted({path for p in patterns for path in request.slides.rglob(p)})
     return [slide.path for slide in read_cohort(request.slides).slides]
