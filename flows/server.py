@@ -51,12 +51,12 @@ def start(
     """
     home = prepare(home)
     with _only_one(home), _listening(port) as listener:
+        if database is not None:
+            check_database(database)
         url = database or f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}"
         set_environment(home, PREFECT_SERVER_DATABASE_CONNECTION_URL=url, PREFECT__SERVER_FINAL="1")
         # The server's own services work beside it in this process, not through another server.
         os.environ.pop("PREFECT_API_URL", None)
-        if database is not None:
-            check_database(database)
         _run(home, listener, on_ready, crashed_after_s)
 
 
