@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -25,12 +26,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Cron as PrefectCron
 from prefect.types.entrypoint import EntrypointType
 
+from flows.home import settings
 from flows.schedules import Cron, Schedule
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchRequest
 
 FLOW = "batch"
 TAG = "medvision"
+WORKER_ENVIRONMENT = {
+    name: value
+    for name, value in settings(Path()).items()
+    if name in ("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", "PREFECT_LOGGING_TO_API_ENABLED")
+} | {"DO_NOT_TRACK": "1"}
+"""What a worker's runs are told, whose machine has a home folder and an address of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,7 @@ def deployment_of(schedule: Schedule) -> RunnerDeployment:
         tags=[TAG],
         entrypoint_type=EntrypointType.MODULE_PATH,
         work_pool_name=schedule.pool,
+        job_variables={"env": WORKER_ENVIRONMENT} if schedule.pool else {},
     )
     # Said explicitly, so that a schedule that is registered again without its pool leaves that pool.
     made.work_pool_name = schedule.pool
@@ -71,8 +80,7 @@ def register(schedule: Schedule) -> UUID:
     if schedule.pool is not None:
         with get_client(sync_client=True) as client:
             _check_pool(client, schedule.pool)
-    made: UUID = deployment_of(schedule).apply()
-    return made
+    return cast("UUID", deployment_of(schedule).apply())
 
 
 def _check_pool(client: SyncPrefectClient, pool: str) -> None:
@@ -134,7 +142,7 @@ def seen(name: str) -> Seen | None:
         if (found := find(client, name)) is None:
             return None
         coming = _runs(client, found, [StateType.SCHEDULED], FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, 1)
-        begun = [kind for kind in StateType if kind is not StateType.SCHEDULED]
+        begun: list[StateType] = [kind for kind in StateType if kind is not StateType.SCHEDULED]
         last = _runs(client, found, begun, FlowRunSort.EXPECTED_START_TIME_DESC, 1)
     return Seen(
         next_run=coming[0].next_scheduled_start_time if coming else None,

@@ -103,7 +103,9 @@ def set_environment(home: Path, **more: str) -> None:
             os.environ.setdefault(name, value)
     # A proxy between this machine and itself would answer in the server's place.
     spared = os.environ.get("NO_PROXY", "").split(",")
-    os.environ["NO_PROXY"] = ",".join([*filter(None, spared), *(host for host in _LOCAL if host not in spared)])
+    os.environ["NO_PROXY"] = ",".join(
+        [*filter(None, spared), *(host for host in _LOCAL if host not in spared)]
+    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """No run starts where a limit is missing: Prefect takes a limit that was never set for no limit at all.
 
-A work pool without a limit starts every run that is due at once, on one device; a tag without a limit holds nobody back.
+A work pool without one starts every run that is due at once, on one device; a tag without one holds nobody back.
 """
 
 from __future__ import annotations

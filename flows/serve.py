@@ -100,7 +100,9 @@ class _Server:
         running = asyncio.create_task(runner.start())
         while not runner.started and not running.done():
             await asyncio.sleep(0.05)
-        _on_signals(stop)  # the runner has put its own in place, which ends the process in the midst of things
+        _on_signals(
+            stop
+        )  # the runner has put its own in place, which ends the process in the midst of things
         try:
             while not stop.is_set() and not running.done():
                 await self._tick(runner)
@@ -240,7 +242,11 @@ class _Folder:
                 return None
             note(f"{self.schedule.name}: {sent.manifest} was cut short and is continued")
             return self._step(Sent(manifest=sent.manifest, attempt=sent.attempt + 1), note)
-        note(f"{self.schedule.name}: {sent.manifest} {(state.name or '').lower()}: {state.message or ''}".rstrip(": "))
+        note(
+            f"{self.schedule.name}: {sent.manifest} {(state.name or '').lower()}: {state.message or ''}".rstrip(
+                ": "
+            )
+        )
         return None
 
     def before_stop(self) -> None:

@@ -119,7 +119,9 @@ def _only_one(home: Path) -> Iterator[None]:
     except Timeout:
         info = read_info(home)
         where = f" at {info.url}, process {info.pid}" if info else ""
-        raise UsageError(f"a server already works on {home}{where}; stop it, or name another --home") from None
+        raise UsageError(
+            f"a server already works on {home}{where}; stop it, or name another --home"
+        ) from None
     try:
         yield
     finally:
@@ -135,7 +137,9 @@ def _listening(port: int) -> Iterator[socket.socket]:
             listener.bind((HOST, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise UsageError(f"port {port} of {HOST} cannot be had ({reason}); name another --port") from error
+            raise UsageError(
+                f"port {port} of {HOST} cannot be had ({reason}); name another --port"
+            ) from error
         listener.listen(128)
         yield listener
 
@@ -216,7 +220,7 @@ def _ignore(_number: int, _frame: object) -> None:
 
 
 def ensure_automation(crashed_after_s: int = CRASHED_AFTER_S) -> None:
-    """Make the automation that marks silent runs as crashed; where it is there it is brought up to date, not doubled."""
+    """Make the automation that marks silent runs as crashed, or bring it up to date: there is one, however often."""
     from datetime import timedelta
 
     from prefect.client.orchestration import get_client
@@ -229,9 +233,10 @@ def ensure_automation(crashed_after_s: int = CRASHED_AFTER_S) -> None:
         name=AUTOMATION,
         description=f"No {sign} for {crashed_after_s} s: the process was killed, or its machine is off.",
         trigger=EventTrigger(
-            after={sign},
+            # A process may be killed before its first sign; that it began is the server's own knowledge.
+            after={sign, "prefect.flow-run.Running"},
             expect={sign, *(f"prefect.flow-run.{state}" for state in ends)},
-            match={"prefect.resource.id": ["prefect.flow-run.*"]},  # type: ignore[arg-type]
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -239,7 +244,10 @@ def ensure_automation(crashed_after_s: int = CRASHED_AFTER_S) -> None:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message=f"no sign of life for {crashed_after_s} s; its process is gone"
+                name=None,
+                state=StateType.CRASHED,
+                force=False,
+                message=f"no sign of life for {crashed_after_s} s; its process is gone",
             )
         ],
     )

@@ -13,14 +13,14 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 from uuid import UUID
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from medvision.core.errors import StoreError
 from medvision.store.cohort import CohortSlide, write_cohort
@@ -71,7 +71,7 @@ class Sent(Record):
 class Memory(Record):
     """What a watch remembers: digests of the slides it has taken, and manifests that have not come to an end."""
 
-    taken: dict[str, str] = {}
+    taken: dict[str, str] = Field(default_factory=dict)
     sent: tuple[Sent, ...] = ()
 
 
@@ -121,7 +121,9 @@ def arrivals(folder: Path, patterns: Sequence[str], skip: Path) -> Iterator[Arri
         here = Path(top)
         folders[:] = sorted(n for n in folders if not n.startswith(".") and here / n != skip)
         plain = sorted(n for n in names if _is_plain(here / n))
-        slides = [n for n in plain if not _is_temporary(n) and any(fnmatch(n.lower(), p.lower()) for p in patterns)]
+        slides = [
+            n for n in plain if not _is_temporary(n) and any(fnmatch(n.lower(), p.lower()) for p in patterns)
+        ]
         instances = [here / n for n in slides if n.lower().endswith(".dcm")]
         whole = not any(map(_is_temporary, names))
         for name in slides:
@@ -137,7 +139,7 @@ def arrivals(folder: Path, patterns: Sequence[str], skip: Path) -> Iterator[Arri
             yield from _arrival(folder, here, tuple(instances), [here / n for n in plain])
 
 
-def _only_below(folder: Path) -> object:
+def _only_below(folder: Path) -> Callable[[OSError], None]:
     def on_error(error: OSError) -> None:
         """A folder that goes away, or may not be read, hides no other; the watched one itself must be there."""
         if error.filename == str(folder):
@@ -174,7 +176,9 @@ def _arrival(folder: Path, of: Path, slides: tuple[Path, ...], files: Sequence[P
             s = path.lstat()
             if s.st_size == 0 and path in slides:
                 return
-            found.append((path.relative_to(folder).as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_blocks))
+            found.append(
+                (path.relative_to(folder).as_posix(), s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_blocks)
+            )
     except OSError:
         return
     if files:

@@ -1,4 +1,4 @@
-"""The server as a process, on SQLite and on PostgreSQL: it is found, refuses a second one, and keeps what it was told."""
+"""The server as a process, on SQLite and on PostgreSQL: it is found, is alone, and keeps what it was told."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def test_a_schedule_is_kept_and_found_again(arrivals: Schedule, tmp_path: Path) 
         schedules.create(home, arrivals.model_copy(update={"name": "Arrivals"}))
     schedules.remove(home, "arrivals")
     assert schedules.names(home) == []
-    with pytest.raises(UnknownNameError, match="no schedule 'arrivals' in .*: none"):
+    with pytest.raises(UnknownNameError, match=r"no schedule 'arrivals' in .*: none"):
         schedules.load(home, "arrivals")
 
 

@@ -1,4 +1,4 @@
-"""Watched folders: what counts as a whole slide, and what is remembered. No clock runs here: looks are told the time."""
+"""Watched folders: what counts as a whole slide, and what is remembered. Looks are told the time: no clock runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_a_slide_that_is_touched_without_growing_is_not_yet_whole(folder: Path, 
 
 
 @pytest.mark.parametrize(
-    "name", ["a.svs.part", "a.svs.tmp", "a.svs~", ".a.svs", "~a.svs", "a.svs.crdownload", "a.txt", ".hidden/a.svs"]
+    "name",
+    ["a.svs.part", "a.svs.tmp", "a.svs~", ".a.svs", "~a.svs", "a.svs.crdownload", "a.txt", ".hidden/a.svs"],
 )
 def test_temporary_hidden_and_foreign_names_are_left(folder: Path, watcher: Watcher, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
