@@ -259,9 +259,9 @@ import sys
 from pathlib import Path
 from flows.home import connected
 with connected(Path(sys.argv[1])):
-    from prefect.cli import main
+    from prefect.cli import app
     sys.argv = ["prefect", *sys.argv[2:]]
-    main()
+    app()
 """
 
 
