@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from flows.home import ServerError, info_file, prepare, read_info, set_environment
+from flows.home import HEARTBEAT_S, ServerError, info_file, prepare, read_info, set_environment
 from medvision.core.errors import UsageError
 from medvision.store.files import atomic_write
 
@@ -47,8 +47,15 @@ def start(
     `home`. It is handed to Prefect, and neither printed nor stored.
 
     Raises:
-        UsageError: if another server works on `home`, the port is taken, or the database cannot be reached.
+        UsageError: if another server works on `home`, the port is taken, the database cannot be reached, or
+            `crashed_after_s` would call every run crashed.
+        ServerError: if it does not start, or not within two minutes.
     """
+    if crashed_after_s <= HEARTBEAT_S:
+        raise UsageError(
+            f"--crashed-after {crashed_after_s}: expected more than {HEARTBEAT_S}, as a run gives a sign of life every "
+            f"{HEARTBEAT_S} seconds"
+        )
     home = prepare(home)
     with _only_one(home), _listening(port) as listener:
         if database is not None:

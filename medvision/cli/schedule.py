@@ -122,7 +122,9 @@ def list_all(*, home: Home = DEFAULT_HOME) -> int:
     except UsageError as error:
         problem = str(error)
     columns = ("name", "when", "state", "next run", "last run", "ended")
-    console.print(table("Schedules", columns, [_row(schedule, seen.get(schedule.name)) for schedule in found]))
+    console.print(
+        table("Schedules", columns, [_row(schedule, seen.get(schedule.name)) for schedule in found])
+    )
     for schedule in found:
         print_note(f"{schedule.name}: {schedule.request.slides} to {schedule.request.out}{_by(schedule)}")
     if problem:
@@ -182,7 +184,9 @@ def run_now(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
     with connected(home):
         from flows import deployments
 
-        run = deployments.submit(schedule, schedule.request, deployments.run_name(name, datetime.now().astimezone()))
+        run = deployments.submit(
+            schedule, schedule.request, deployments.run_name(name, datetime.now().astimezone())
+        )
     who = f"a worker of pool {schedule.pool}" if schedule.pool else "'medvision schedule serve'"
     print_note(f"{run.name}: waits for {who}")
     return 0

@@ -52,7 +52,18 @@ def test_importing_the_package_is_free() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["analyze"], ["check"], ["info"], ["demo"], ["features"], ["aggregate"], ["train", "mil"]],
+    [
+        [],
+        ["analyze"],
+        ["check"],
+        ["info"],
+        ["demo"],
+        ["features"],
+        ["aggregate"],
+        ["train", "mil"],
+        ["server", "start"],
+        ["schedule", "create"],
+    ],
     ids=lambda c: " ".join(c) or "none",
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:

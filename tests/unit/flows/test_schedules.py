@@ -99,6 +99,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port {port} "):
             server.start(tmp_path, print, port=port)
+    with pytest.raises(UsageError, match="--crashed-after 30: expected more than 30"):
+        server.start(tmp_path, print, port=0, crashed_after_s=30)
     with pytest.raises(UsageError, match="port 99999 "):
         server.start(tmp_path, print, port=99999)
 
