@@ -111,19 +111,22 @@ def eventually() -> Callable[..., object]:
     return until
 
 
-@pytest.fixture(scope="session")
-def command() -> Callable[..., tuple[int, str]]:
-    """Runs a command as a user does; its status and all that it printed."""
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., tuple[int, str]]]:
+    """Runs a command; its status and all that it printed. The environment is afterwards as it was."""
+    from medvision.cli import run
 
-    def run(*arguments: object) -> tuple[int, str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "medvision.cli", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=clean_environment() | {"COLUMNS": "200"},
-            timeout=120,
-        )
-        return done.returncode, done.stdout + done.stderr
+    before = dict(os.environ)
+    monkeypatch.setenv("COLUMNS", "200")
 
-    return run
+    def called(*arguments: object) -> tuple[int, str]:
+        capsys.readouterr()
+        status = run([*map(str, arguments)])
+        said = capsys.readouterr()
+        return status, said.out + said.err
+
+    yield called
+    os.environ.clear()
+    os.environ.update(before)

@@ -133,6 +133,7 @@ def keeps_what_it_was_told(home: Path, server_on: Callable[..., Any], *options: 
         assert len(automations(home)) == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_still_listed_after_a_restart(tmp_path: Path, server_on: Callable[..., Any]) -> None:
     before = set(Path.home().glob(".prefect*"))
     keeps_what_it_was_told(tmp_path / "home", server_on)
