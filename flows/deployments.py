@@ -90,7 +90,7 @@ def _check_pool(client: SyncPrefectClient, pool: str) -> None:
         there = ", ".join(sorted(known.name for known in client.read_work_pools())) or "none"
         raise UsageError(
             f"--pool {pool}: no such work pool; pools: {there}; make one: prefect work-pool create {pool} "
-            "--type process --concurrency-limit 1"
+            f"--type process && prefect work-pool set-concurrency-limit {pool} 1"
         ) from None
 
 
