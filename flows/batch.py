@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from prefect import flow, task
+from prefect import flow, tags, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
@@ -26,6 +26,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from flows.limits import require_limits
 from medvision.core.errors import MedvisionError, UsageError
 from medvision.pipelines.batch import BatchRun, Stopped, attempt_slide
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
@@ -86,16 +87,10 @@ def batch(request: BatchRequest) -> State[list[dict[str, Any]]]:
         MedvisionError: before the first slide, if the slides cannot be listed, the model cannot be had, or the output
             not be written.
     """
+    limits = require_limits()
     check_reach(request.options)
-    with BatchRun(request) as run:
-        in_vain = 0
-        while (waiting := run.waiting()) and in_vain < _IN_VAIN:
-            time.sleep(5.0 * in_vain)
-            begun = run.begun
-            error = _one_round(run, waiting)
-            in_vain = 0 if run.begun > begun else in_vain + 1
-        for slide in run.waiting():
-            run.failed(slide, UsageError(f"no worker could begin it: {error}"))
+    with BatchRun(request) as run, tags(*limits):
+        _all_rounds(run)
     outcomes = [run.outcomes[slide.number] for slide in run.slides]
     with contextlib.suppress(Exception):
         create_table_artifact(_table(outcomes), key="batch", description=f"Run {run.run_id}")
@@ -104,6 +99,18 @@ def batch(request: BatchRequest) -> State[list[dict[str, Any]]]:
     if failed:
         return Failed(message=f"{failed} of {len(outcomes)} slides failed", data=data)
     return Completed(message=f"{len(outcomes)} slides analysed", data=data)
+
+
+def _all_rounds(run: BatchRun) -> None:
+    """Set workers on the slides until each has ended, anew where workers were lost."""
+    in_vain, error = 0, ""
+    while (waiting := run.waiting()) and in_vain < _IN_VAIN:
+        time.sleep(5.0 * in_vain)
+        begun = run.begun
+        error = _one_round(run, waiting)
+        in_vain = 0 if run.begun > begun else in_vain + 1
+    for slide in run.waiting():
+        run.failed(slide, UsageError(f"no worker could begin it: {error}"))
 
 
 def check_reach(options: BatchOptions) -> None:

@@ -72,6 +72,11 @@ _COMMANDS = {
     ),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
     "runs": ("medvision.cli.runs:app", "List the runs of an output folder, show one, check its results."),
+    "schedule": (
+        "medvision.cli.schedule:app",
+        "Run batches at set times, or when slides arrive in a folder.",
+    ),
+    "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "train": ("medvision.cli.train:app", "Train a model."),
 }

@@ -201,15 +201,7 @@ class _Analysis:
     @property
     def digests(self) -> dict[str, str]:
         """What the result is made from, as far as it is known."""
-        if self.spec is None:
-            return {}
-        return {
-            "slide": self.spec.source,
-            "model": self.spec.model,
-            "config": digest_json(self.spec.config),
-            "code": self.spec.code,
-            "result": self.spec.key,
-        }
+        return {} if self.spec is None else self.spec.digests
 
     @cached_property
     def overview(self) -> Overview:

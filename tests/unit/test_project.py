@@ -52,7 +52,20 @@ def test_importing_the_package_is_free() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["analyze"], ["check"], ["info"], ["demo"], ["features"], ["aggregate"], ["train", "mil"], ["runs"]],
+    [
+        [],
+        ["analyze"],
+        ["check"],
+        ["info"],
+        ["demo"],
+        ["features"],
+        ["aggregate"],
+        ["train", "mil"],
+        ["batch"],
+        ["runs"],
+        ["server", "start"],
+        ["schedule", "create"],
+    ],
     ids=lambda c: " ".join(c) or "none",
 )
 def test_help_loads_nothing_heavy(command: list[str]) -> None:

@@ -1,0 +1,316 @@
+"""`medvision schedule`: batches at set times, or when slides arrive."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from medvision.cli.console import console, print_note, table
+from medvision.cli.server import DEFAULT_HOME, Home
+from medvision.core.errors import UsageError
+from medvision.pipelines.batch_config import BatchOptions, BatchRequest
+from medvision.pipelines.config import AnalyzeConfig
+
+if TYPE_CHECKING:
+    from flows.deployments import Seen
+    from flows.schedules import Cron, Schedule, Watch
+
+app = App(
+    name="schedule",
+    help=(
+        "Run batches at set times, or when slides arrive in a folder. "
+        'Example: medvision schedule create nightly slides --out results --cron "0 20 * * *"'
+    ),
+)
+
+
+@app.command
+def create(
+    name: str,
+    slides: Path,
+    /,
+    *,
+    out: Path,
+    cron: str | None = None,
+    timezone: str | None = None,
+    watch: bool = False,
+    settle: float | None = None,
+    config: Path | None = None,
+    pool: str | None = None,
+    home: Home = DEFAULT_HOME,
+    analyze: Annotated[AnalyzeConfig, Parameter(name="*")] = AnalyzeConfig(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Make a schedule: at set times by --cron, or --watch for slides that arrive.
+
+    Example: medvision schedule create arrivals /scanner --out results --watch --settle 60
+
+    Parameters
+    ----------
+    name
+        Letters, digits, hyphens and underscores. It is shown by Prefect: no name of a patient.
+    slides
+        A manifest (slide_id,path,...) or a folder.
+    out
+        Output folder.
+    cron
+        Minute, hour, day of the month, month, day of the week: "0 20 * * *" is every evening at eight.
+    timezone
+        Whose clocks --cron goes by, such as Europe/Oslo. Default: this machine's.
+    watch
+        Take each slide that arrives in the folder, once it is whole.
+    settle
+        Seconds that a slide's files must have stayed the same to count as whole. Default: 60.
+    config
+        YAML file of the analysis' parameters, by the names of the options; an option given here comes first.
+    pool
+        Work pool of Prefect whose workers run the batches, in place of 'medvision schedule serve'.
+    home
+        The server's folder.
+    """
+    from flows.home import prepare, set_environment
+
+    if (cron is not None) == watch:
+        raise UsageError("a schedule has either --cron 'MINUTE HOUR DAY MONTH WEEKDAY' or --watch")
+    when = _watched(timezone, settle) if watch else _timed(cron or "", timezone, settle)
+    request = BatchRequest(slides=slides, out=out, analyze=_merged(config, analyze), options=options)
+    set_environment(prepare(home))
+
+    from flows import schedules
+
+    made = schedules.new_schedule(name, request, when, pool)
+    schedules.create(home, made)
+    try:
+        registered = _tell(home, made)
+    except UsageError:
+        schedules.remove(home, name)
+        raise
+    print_note(f"schedule {name}: {when.words()}; {made.request.slides} to {made.request.out}")
+    if not registered:
+        print_note("no server answers now: 'medvision schedule serve' will register it")
+    return 0
+
+
+@app.command(name="list")
+def list_all(*, home: Home = DEFAULT_HOME) -> int:
+    """List the schedules: when, which slides, the next run and how the last one ended.
+
+    Example: medvision schedule list
+
+    Parameters
+    ----------
+    home
+        The server's folder.
+    """
+    from flows import schedules
+    from flows.home import connected
+
+    found = schedules.load_all(home)
+    if not found:
+        print_note(f"no schedule in {home}")
+        return 0
+    seen: dict[str, Seen | None] = {}
+    problem = ""
+    try:
+        with connected(home):
+            from flows import deployments
+
+            seen = {schedule.name: deployments.seen(schedule.name) for schedule in found}
+    except UsageError as error:
+        problem = str(error)
+    columns = ("name", "when", "state", "next run", "last run", "ended")
+    console.print(
+        table("Schedules", columns, [_row(schedule, seen.get(schedule.name)) for schedule in found])
+    )
+    for schedule in found:
+        print_note(f"{schedule.name}: {schedule.request.slides} to {schedule.request.out}{_by(schedule)}")
+    if problem:
+        print_note(f"times are not known: {problem}")
+    return 0
+
+
+@app.command
+def pause(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
+    """Start no run of a schedule until it is resumed; a run under way goes on.
+
+    Example: medvision schedule pause nightly
+
+    Parameters
+    ----------
+    name
+        The schedule.
+    home
+        The server's folder.
+    """
+    return _set_paused(home, name, True)
+
+
+@app.command
+def resume(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
+    """Go on with a schedule that was paused.
+
+    Example: medvision schedule resume nightly
+
+    Parameters
+    ----------
+    name
+        The schedule.
+    home
+        The server's folder.
+    """
+    return _set_paused(home, name, False)
+
+
+@app.command
+def run_now(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
+    """Run a schedule's batch over all its slides as soon as there is room, paused or not.
+
+    Example: medvision schedule run-now nightly
+
+    Parameters
+    ----------
+    name
+        The schedule.
+    home
+        The server's folder.
+    """
+    from flows import schedules
+    from flows.home import connected
+
+    schedule = schedules.load(home, name)
+    with connected(home):
+        from flows import deployments
+
+        run = deployments.submit(
+            schedule, schedule.request, deployments.run_name(name, datetime.now().astimezone())
+        )
+    who = f"a worker of pool {schedule.pool}" if schedule.pool else "'medvision schedule serve'"
+    print_note(f"{run.name}: waits for {who}")
+    return 0
+
+
+@app.command
+def remove(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
+    """Remove a schedule. Its results stay.
+
+    Example: medvision schedule remove nightly
+
+    Parameters
+    ----------
+    name
+        The schedule.
+    home
+        The server's folder.
+    """
+    from flows import schedules
+    from flows.home import connected
+
+    schedules.remove(home, name)
+    try:
+        with connected(home):
+            from flows import deployments
+
+            deployments.unregister(name)
+    except UsageError:
+        print_note(f"no server answers now: it keeps the deployment batch/{name} until that is deleted there")
+    print_note(f"schedule {name} removed")
+    return 0
+
+
+@app.command
+def serve(*, home: Home = DEFAULT_HOME) -> int:
+    """Run what is due, one batch at a time, and look at the watched folders, until Ctrl-C or SIGTERM.
+
+    Schedules that are made meanwhile are taken up. A batch that is stopped goes on where it was when it is next run.
+    Example: medvision schedule serve --home ./medvision-home
+
+    Parameters
+    ----------
+    home
+        The server's folder.
+    """
+    from flows.serve import serve as serve_schedules
+
+    serve_schedules(home, _said)
+    print_note("no longer serving")
+    return 0
+
+
+def _said(line: str) -> None:
+    print_note(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S}  {line}")
+
+
+def _watched(timezone: str | None, settle: float | None) -> Watch:
+    from flows.schedules import SETTLE_S, Watch
+
+    if timezone is not None:
+        raise UsageError(f"--timezone {timezone} is for --cron, not for --watch")
+    if settle is not None and not settle > 0:
+        raise UsageError(f"--settle {settle:g}: expected more than 0 seconds")
+    return Watch(settle_s=SETTLE_S if settle is None else settle)
+
+
+def _timed(cron: str, timezone: str | None, settle: float | None) -> Cron:
+    from flows.schedules import Cron, local_timezone
+
+    if settle is not None:
+        raise UsageError(f"--settle {settle:g} is for --watch, not for --cron")
+    return Cron(cron=" ".join(cron.split()), timezone=timezone or local_timezone())
+
+
+def _merged(config: Path | None, given: AnalyzeConfig) -> AnalyzeConfig:
+    """The file's parameters, with those given on the command line in their place."""
+    if config is None:
+        return given
+    from medvision.training.config_file import read_yaml_config
+
+    explicit = {name: getattr(given, name) for name in given.model_fields_set}
+    return read_yaml_config(config, AnalyzeConfig, **explicit)
+
+
+def _tell(home: Path, schedule: Schedule) -> bool:
+    """Register a schedule, or tell the server that it is paused or not; whether a server answered."""
+    from flows.home import connected, server_answers
+
+    if not server_answers(home):
+        return False
+    with connected(home):
+        from flows import deployments
+
+        deployments.register(schedule)
+    return True
+
+
+def _set_paused(home: Path, name: str, paused: bool) -> int:
+    from flows import schedules
+
+    schedule = schedules.load(home, name).model_copy(update={"paused": paused})
+    schedules.save(home, schedule)
+    told = _tell(home, schedule)
+    print_note(f"schedule {name} {'paused' if paused else 'resumed'}")
+    if not told:
+        print_note("no server answers now: 'medvision schedule serve' will tell it")
+    return 0
+
+
+def _row(schedule: Schedule, seen: Seen | None) -> tuple[str, ...]:
+    state = "paused" if schedule.paused else "active"
+    return (
+        schedule.name,
+        schedule.when.words(),
+        state,
+        _local(None if schedule.paused or seen is None else seen.next_run),
+        _local(None if seen is None else seen.last_run),
+        "" if seen is None else seen.last_state.lower(),
+    )
+
+
+def _by(schedule: Schedule) -> str:
+    return f", by the workers of pool {schedule.pool}" if schedule.pool else ""
+
+
+def _local(time: datetime | None) -> str:
+    return "" if time is None else f"{time.astimezone():%Y-%m-%d %H:%M %Z}"
