@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -24,6 +24,9 @@ from flows.schedules import Schedule, Watch
 from flows.watch import Memory, Sent, Watcher
 from medvision.core.errors import MedvisionError, UsageError
 from medvision.store.files import make_output
+
+if TYPE_CHECKING:
+    from prefect.runner import Runner
 
 Note = Callable[[str], None]
 ATTEMPTS = 3
@@ -100,9 +103,8 @@ class _Server:
         running = asyncio.create_task(runner.start())
         while not runner.started and not running.done():
             await asyncio.sleep(0.05)
-        _on_signals(
-            stop
-        )  # the runner has put its own in place, which ends the process in the midst of things
+        # The runner has put its own handler in place, which ends the process in the midst of things.
+        _on_signals(stop)
         try:
             while not stop.is_set() and not running.done():
                 await self._tick(runner)
@@ -116,16 +118,15 @@ class _Server:
             self.note(f"the runner stopped ({ended}); starting it again")
             await _sleep(stop, _POLL_S)
 
-    async def _stop(self, runner: object) -> None:
+    async def _stop(self, runner: Runner) -> None:
         """End the batch that runs, so that it saves its progress, and remember that it is to be continued."""
         for name, folder in self.watches.items():
             with self._said(name):
                 await asyncio.to_thread(folder.before_stop)
-        stopping = getattr(runner, "astop")  # noqa: B009 - a runner that never started has nothing to stop
-        with contextlib.suppress(RuntimeError):
-            await stopping()
+        with contextlib.suppress(RuntimeError):  # it never started, so that there is nothing to stop
+            await runner.astop()
 
-    async def _tick(self, runner: object) -> None:
+    async def _tick(self, runner: Runner) -> None:
         """Take up what is new, changed or gone among the schedules, then look at the folders."""
         there = set()
         for name in schedules.names(self.home):
@@ -141,13 +142,13 @@ class _Server:
             self.watches.pop(name, None)
             self.note(f"{name}: removed")
 
-    async def _take_up(self, runner: object, schedule: Schedule) -> None:
+    async def _take_up(self, runner: Runner, schedule: Schedule) -> None:
         from flows import deployments
 
         missed = await asyncio.to_thread(deployments.missed_of, schedule.name)
         if schedule.pool is None:
             made = await asyncio.to_thread(deployments.deployment_of, schedule)
-            identity: UUID = await runner.aadd_deployment(made)  # type: ignore[attr-defined]
+            identity = await runner.aadd_deployment(made)
         else:
             identity = await asyncio.to_thread(deployments.register, schedule)
         if missed and not schedule.paused:

@@ -160,6 +160,7 @@ def _run(home: Path, listener: socket.socket, on_ready: Callable[[str], None], c
     config = uvicorn.Config(app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     problems: list[Exception] = []
+    info_file(home).unlink(missing_ok=True)  # of a server that was killed
 
     def attend() -> None:
         """What can only be done once the server answers, beside the thread that it occupies."""

@@ -282,6 +282,8 @@ def test_a_work_pool_without_a_limit_runs_nothing(
     folder.mkdir()
     write_slide(folder / "a.tif")
     prefect(server_home, "work-pool", "create", "gpu", "--type", "process")
+    template = ("--base-job-template", "configs/kubernetes-work-pool.json")
+    assert "Created" in prefect(server_home, "work-pool", "create", "k8s", "--type", "kubernetes", *template)
     assert "successfully created" in prefect(server_home, "--no-prompt", "deploy", "--all")
     settings = json.loads(Path(network[1]).read_text())
     request = {"slides": str(folder), "out": str(tmp_path / "out"), "analyze": settings}
