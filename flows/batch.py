@@ -80,7 +80,7 @@ def analyze_one(
 
 
 @flow(name="batch", persist_result=False, validate_parameters=True)
-def batch(request: BatchRequest) -> State[list[dict[str, Any]]]:
+def batch(request: BatchRequest) -> State[None]:
     """Analyse every slide of `request`; the flow ends as Failed if any slide failed, after all were tried.
 
     Raises:
@@ -94,11 +94,11 @@ def batch(request: BatchRequest) -> State[list[dict[str, Any]]]:
     outcomes = [run.outcomes[slide.number] for slide in run.slides]
     with contextlib.suppress(Exception):
         create_table_artifact(_table(outcomes), key="batch", description=f"Run {run.run_id}")
-    data = [outcome.model_dump(mode="json") for outcome in outcomes]
+    # No outcomes in the state: Prefect prints and keeps what it is given.
     failed = sum(not outcome.ok for outcome in outcomes)
     if failed:
-        return Failed(message=f"{failed} of {len(outcomes)} slides failed", data=data)
-    return Completed(message=f"{len(outcomes)} slides analysed", data=data)
+        return Failed(message=f"{failed} of {len(outcomes)} slides failed")
+    return Completed(message=f"{len(outcomes)} slides analysed")
 
 
 def _all_rounds(run: BatchRun) -> None:

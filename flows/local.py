@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from flows.home import HEARTBEAT_S
 from medvision.core.errors import MedvisionError
 from medvision.pipelines.batch import FOLLOWER, Follower, Progress
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
@@ -112,7 +113,11 @@ def prefect_settings(home: Path) -> Iterator[None]:
     changes = {getattr(settings, name): value for name, value in quiet.items()}
     with contextlib.ExitStack() as stack:
         stack.enter_context(settings.temporary_settings(changes))
-        if not settings.PREFECT_API_URL.value():
+        if settings.PREFECT_API_URL.value():
+            # A server that outlives the run takes it for crashed when it gives no sign of life.
+            beat = {settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: HEARTBEAT_S}
+            stack.enter_context(settings.temporary_settings(beat))
+        else:
             end_orphan(home)
             server = stack.enter_context(SubprocessASGIServer())
             stack.enter_context(_kept_running(server, home / SERVER_PID))

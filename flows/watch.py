@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from uuid import UUID
 from pydantic import Field, ValidationError
 
 from medvision.core.errors import StoreError
+from medvision.pipelines.batch_plan import slide_ids
 from medvision.store.cohort import CohortSlide, write_cohort
 from medvision.store.files import atomic_write
 from medvision.store.records import Record
@@ -204,20 +204,6 @@ def slides_of(arrived: Iterable[Arrival]) -> list[Path]:
         dicom = arrival.slides[0].suffix.lower() == ".dcm"
         found += one_of_each_series(arrival.slides) if dicom else list(arrival.slides)
     return found
-
-
-def slide_ids(folder: Path, slides: Sequence[Path]) -> list[str]:
-    """Names for slides below `folder`: the path without its ending, `/` written as `__`.
-
-    The ending is kept where two would share a name, in any case of letters.
-    """
-    parts = [slide.relative_to(folder) for slide in slides]
-    names = ["__".join(part.with_suffix("").parts) for part in parts]
-    owners = Counter(name.casefold() for name in names)
-    return [
-        name if owners[name.casefold()] == 1 else f"{name}-{part.suffix.lstrip('.')}"
-        for name, part in zip(names, parts, strict=True)
-    ]
 
 
 def control_folder(out: Path, schedule: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import logging
 import os
 import shlex
 import threading
@@ -194,7 +195,14 @@ class BatchRun:
         request = self.request
         check_workers(request)
         _check_config(request)
-        self.slides = plan_batch(request)
+        try:
+            self.slides = plan_batch(request)
+        except MedvisionError as error:
+            # It may name slides, and what leaves a flow is kept by Prefect.
+            logging.getLogger(__name__).error("%s", error)
+            raise UsageError(
+                "the slides could not be listed; the log of the run's process says why"
+            ) from None
         make_output(request.out)
         self._journal = Journal(request.out, self.run_id)
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ class BatchSlide:
 
     number: int
     slide_id: str
-    """As the manifest calls it, or its path below the folder; its pseudonym where a key was given."""
+    """As the manifest calls it, or by `slide_ids` of its folder; its pseudonym where a key was given."""
     name: str
     """Its folder below the output folder."""
     path: Path
@@ -66,6 +67,20 @@ def identities(slides: Path, patterns: Sequence[str]) -> list[str]:
     return [slide.slide_id for slide in _listed(request)]
 
 
+def slide_ids(folder: Path, slides: Sequence[Path]) -> list[str]:
+    """Names for slides below `folder`: the path without its ending, `/` written as `__`.
+
+    The ending is kept where two would share a name, in any case of letters.
+    """
+    parts = [slide.relative_to(folder) for slide in slides]
+    names = ["__".join(part.with_suffix("").parts) for part in parts]
+    owners = Counter(name.casefold() for name in names)
+    return [
+        name if owners[name.casefold()] == 1 else f"{name}-{part.suffix.lstrip('.')}"
+        for name, part in zip(names, parts, strict=True)
+    ]
+
+
 def _listed(request: BatchRequest) -> list[BatchSlide]:
     source = request.slides
     if source.is_dir():
@@ -77,8 +92,7 @@ def _listed(request: BatchRequest) -> list[BatchSlide]:
             for number, (path, name) in enumerate(zip(paths, safe_names(paths), strict=True), start=1)
         ]
     cohort = read_cohort(source, all_there=False)
-    # `safe_names` takes the stem: an ending of ours keeps a dot in a slide_id from being taken for one.
-    names = safe_names([Path(f"{slide.slide_id}.slide") for slide in cohort.slides])
+    names = _names([slide.slide_id for slide in cohort.slides])
     return [
         BatchSlide(number, slide.slide_id, name, slide.path, slide.spacing_um)
         for number, (slide, name) in enumerate(zip(cohort.slides, names, strict=True), start=1)
@@ -92,10 +106,16 @@ def _in_folder(folder: Path, request: BatchRequest) -> list[BatchSlide]:
         raise UsageError(
             f"{folder}: holds no file that matches {', '.join(patterns)}; name others with --pattern"
         )
+    ids = slide_ids(folder, paths)
     return [
-        BatchSlide(number, path.relative_to(folder).as_posix(), name, path)
-        for number, (path, name) in enumerate(zip(paths, safe_names(paths), strict=True), start=1)
+        BatchSlide(number, slide_id, name, path)
+        for number, (slide_id, name, path) in enumerate(zip(ids, _names(ids), paths, strict=True), start=1)
     ]
+
+
+def _names(slide_ids: Sequence[str]) -> list[str]:
+    """Folder names. `safe_names` takes the stem: an ending of ours keeps a dot in an id from being taken for one."""
+    return safe_names([Path(f"{slide_id}.slide") for slide_id in slide_ids])
 
 
 def _matching(folder: Path, patterns: Sequence[str], out: Path) -> Iterator[Path]:

@@ -191,8 +191,7 @@ def test_the_jobs_command_is_one_of_ours() -> None:
     job, _ = pods()
     arguments = job["containers"][0]["args"]
     assert arguments[1:] == ["/slides", "--out", "/results"]
-    if "batch" in set(app):
-        assert arguments[0] in set(app)
+    assert arguments[0] in set(app)
 
 
 def test_the_deployment_names_its_flow_and_starts_nothing_by_itself() -> None:

@@ -14,13 +14,13 @@ from flows.watch import (
     control_folder,
     one_of_each_series,
     read_memory,
-    slide_ids,
     slides_of,
     write_manifest,
     write_memory,
 )
 from medvision.core.errors import StoreError
 from medvision.pipelines.batch_config import PATTERNS
+from medvision.pipelines.batch_plan import slide_ids
 from medvision.store.cohort import read_cohort
 
 

@@ -30,12 +30,13 @@ def test_a_folder_is_searched_but_for_results_and_hidden_files(tmp_path: Path) -
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     planned = plan_batch(request(tmp_path, tmp_path / "out"))
-    assert [slide.slide_id for slide in planned] == wanted
-    assert [slide.name for slide in planned] == ["a", "c", "d"]
+    assert [slide.path.relative_to(tmp_path).as_posix() for slide in planned] == wanted
+    assert [slide.slide_id for slide in planned] == ["a", "b__c", "b__deep__d"]
+    assert [slide.name for slide in planned] == ["a", "b__c", "b__deep__d"]
     assert [slide.number for slide in planned] == [1, 2, 3]
 
     only = plan_batch(request(tmp_path, tmp_path / "out", pattern=("*.ndpi",)))
-    assert [slide.slide_id for slide in only] == ["b/deep/d.ndpi"]
+    assert [slide.slide_id for slide in only] == ["b__deep__d"]
     with pytest.raises(UsageError, match=r"holds no file that matches \*\.bif"):
         plan_batch(request(tmp_path, pattern="*.bif"))
 
