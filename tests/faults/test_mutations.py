@@ -190,7 +190,7 @@ def run(path: Path, reader: str, seeds: range, folder: Path, row) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "count"), [("SVS-like", 12), ("TIFF", 12), ("NDPI-like", 20), ("PNG", 12), ("JPEG", 12)]
+    ("kind", "count"), [("SVS-like", 10), ("TIFF", 10), ("NDPI-like", 20), ("PNG", 10), ("JPEG", 10)]
 )
 def test_mutated_slides(kind, count, tmp_path, fault_row):
     reader, write = MADE[kind]
