@@ -92,7 +92,7 @@ def _listed(request: BatchRequest) -> list[BatchSlide]:
             for number, (path, name) in enumerate(zip(paths, safe_names(paths), strict=True), start=1)
         ]
     cohort = read_cohort(source, all_there=False)
-    names = _names([slide.slide_id for slide in cohort.slides])
+    names = _names([slide.slide_id for slide in cohort.slides], [slide.path for slide in cohort.slides])
     return [
         BatchSlide(number, slide.slide_id, name, slide.path, slide.spacing_um)
         for number, (slide, name) in enumerate(zip(cohort.slides, names, strict=True), start=1)
@@ -109,13 +109,16 @@ def _in_folder(folder: Path, request: BatchRequest) -> list[BatchSlide]:
     ids = slide_ids(folder, paths)
     return [
         BatchSlide(number, slide_id, name, path)
-        for number, (slide_id, name, path) in enumerate(zip(ids, _names(ids), paths, strict=True), start=1)
+        for number, (slide_id, name, path) in enumerate(
+            zip(ids, _names(ids, paths), paths, strict=True), start=1
+        )
     ]
 
 
-def _names(slide_ids: Sequence[str]) -> list[str]:
-    """Folder names. `safe_names` takes the stem: an ending of ours keeps a dot in an id from being taken for one."""
-    return safe_names([Path(f"{slide_id}.slide") for slide_id in slide_ids])
+def _names(slide_ids: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Folder names. `safe_names` takes the stem: with the file's ending, a dot in an id is not taken for one."""
+    named = zip(slide_ids, paths, strict=True)
+    return safe_names([Path(f"{slide_id}{path.suffix or '.slide'}") for slide_id, path in named])
 
 
 def _matching(folder: Path, patterns: Sequence[str], out: Path) -> Iterator[Path]:
