@@ -37,6 +37,7 @@ def start(
     home: Path,
     on_ready: Callable[[str], None],
     *,
+    host: str = HOST,
     port: int = PORT,
     database: str | None = None,
     crashed_after_s: int = CRASHED_AFTER_S,
@@ -46,9 +47,11 @@ def start(
     `database` is a URL such as postgresql+asyncpg://user:password@host/name; without one it is an SQLite file below
     `home`. It is handed to Prefect, and neither printed nor stored.
 
+    At any `host` but a loopback address, clients must know PREFECT_SERVER_API_AUTH_STRING, as PREFECT_API_AUTH_STRING.
+
     Raises:
-        UsageError: if another server works on `home`, the port is taken, the database cannot be reached, or
-            `crashed_after_s` would call every run crashed.
+        UsageError: if it would be open to a network without that, if another server works on `home`, the port is taken,
+            the database cannot be reached, or `crashed_after_s` would call every run crashed.
         ServerError: if it does not start, or not within two minutes.
     """
     if crashed_after_s <= HEARTBEAT_S:
@@ -56,8 +59,9 @@ def start(
             f"--crashed-after {crashed_after_s}: expected more than {HEARTBEAT_S}, as a run gives a sign of life every "
             f"{HEARTBEAT_S} seconds"
         )
+    require_password(host)
     home = prepare(home)
-    with _only_one(home), _listening(port) as listener:
+    with _only_one(home), _listening(host, port) as listener:
         if database is not None:
             check_database(database)
         url = database or f"sqlite+aiosqlite:///{home / 'prefect' / 'prefect.db'}"
@@ -65,6 +69,24 @@ def start(
         # The server's own services work beside it in this process, not through another server.
         os.environ.pop("PREFECT_API_URL", None)
         _run(home, listener, on_ready, crashed_after_s)
+
+
+def require_password(host: str) -> None:
+    """Refuse to open the server to a network without a password: whoever reaches it can have any code run.
+
+    Raises:
+        UsageError: naming what to set.
+    """
+    if host == "localhost" or host.startswith("127."):
+        return
+    secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
+    if ":" not in secret:
+        raise UsageError(
+            f"--host {host}: whoever reaches Prefect's server can have any code run. Set "
+            "PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD for the server, and the same as PREFECT_API_AUTH_STRING for "
+            "those who use it; or leave it at 127.0.0.1"
+        )
+    os.environ.setdefault("PREFECT_API_AUTH_STRING", secret)
 
 
 def check_database(url: str) -> None:
@@ -136,16 +158,16 @@ def _only_one(home: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _listening(port: int) -> Iterator[socket.socket]:
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
     """The server's socket, had before anything is started: nobody can take the port meanwhile."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, port))
+            listener.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise UsageError(
-                f"port {port} of {HOST} cannot be had ({reason}); name another --port"
+                f"port {port} of {host} cannot be had ({reason}); name another --port or --host"
             ) from error
         listener.listen(128)
         yield listener
@@ -155,9 +177,10 @@ def _run(home: Path, listener: socket.socket, on_ready: Callable[[str], None], c
     import uvicorn
     from prefect.server.api.server import create_app
 
-    port = listener.getsockname()[1]
+    host, port = listener.getsockname()
+    reached_at = HOST if host == "0.0.0.0" else host
     app = create_app(final=True)
-    config = uvicorn.Config(app, host=HOST, port=port, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, host=host, port=port, log_level="warning", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     problems: list[Exception] = []
     info_file(home).unlink(missing_ok=True)  # of a server that was killed
@@ -165,7 +188,7 @@ def _run(home: Path, listener: socket.socket, on_ready: Callable[[str], None], c
     def attend() -> None:
         """What can only be done once the server answers, beside the thread that it occupies."""
         try:
-            _attend(home, f"http://{HOST}:{port}/api", server, on_ready, crashed_after_s)
+            _attend(home, f"http://{reached_at}:{port}/api", server, on_ready, crashed_after_s)
         except Exception as error:  # noqa: BLE001 - handed to the main thread, which raises it
             problems.append(error)
             server.should_exit = True

@@ -26,19 +26,22 @@ Home = Annotated[Path, Parameter(env_var="MEDVISION_HOME")]
 def start(
     *,
     home: Home = DEFAULT_HOME,
+    host: str = "127.0.0.1",
     port: int = 4200,
     database: Annotated[str | None, Parameter(env_var="MEDVISION_DATABASE", show_env_var=True)] = None,
     crashed_after: int = 90,
 ) -> int:
     """Run the server on this machine until Ctrl-C or SIGTERM.
 
-    It answers on 127.0.0.1 only. Runs that give no sign of life are marked as crashed.
+    It answers on 127.0.0.1 only, unless told otherwise. Runs that give no sign of life are marked as crashed.
     Example: medvision server start --home ./medvision-home
 
     Parameters
     ----------
     home
         Folder of all its state; made when absent.
+    host
+        Address to answer at. Any other than this machine's own demands a password in PREFECT_SERVER_API_AUTH_STRING.
     port
         Port of its API and its pages.
     database
@@ -53,7 +56,7 @@ def start(
         print_note(f"server: {url}  (pages: {url.removesuffix('/api')})")
         print_made("home", home.absolute())
 
-    start_server(home, ready, port=port, database=database, crashed_after_s=crashed_after)
+    start_server(home, ready, host=host, port=port, database=database, crashed_after_s=crashed_after)
     print_note("server stopped")
     return 0
 
