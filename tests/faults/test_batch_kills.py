@@ -248,3 +248,44 @@ def test_of_runs_that_race_one_makes_each_slide(
     assert sorted(verdicts) == ["done"] * 2 + ["unchanged"] * 4
     assert check_ledger(out) == []
     row.count("made once", 2)
+
+
+@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_what_a_power_cut_leaves(
+    times: int,
+    forks: Forks,
+    cohort: Path,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    fault_row: Callable[[str, str], Any],
+) -> None:
+    """A kill while computing; then what was not yet told to reach the disk is cut, emptied or filled with zeros."""
+    row = fault_row(
+        "power cut: partial journal, progress and temporary files, stale locks",
+        "identical bytes, nothing trusted blindly",
+    )
+    rng = random.Random(times)
+    for number in range(times):
+        out = tmp_path / f"out{number}"
+        request = request_for(cohort, out)
+        assert kill_in(computing, forks, request, out, rng.uniform(0, 0.3), signal.SIGKILL)
+        loose = [path for part in ("journal", "scratch") for path in (out / ".medvision" / part).rglob("*")]
+        damaged = [path for path in loose if path.is_file() and path.suffix != ".lock"]
+        assert any(path.name == "heatmap.npz" for path in damaged)
+        for path in damaged:
+            whole = path.read_bytes()
+            cut = rng.randrange(len(whole) + 1)
+            path.write_bytes(rng.choice([whole[:cut], b"", whole[:cut] + bytes(len(whole) - cut)]))
+        partial = out / ".medvision" / "partial" / "s1~0badcafe"
+        partial.mkdir(parents=True)
+        (partial / "manifest.json").write_bytes(b"\0" * 100)
+        for name in ("s1", "s2", "index.json"):
+            (out / ".medvision" / "locks" / f"{name}.lock").touch()
+        forks.start(request)
+        assert forks.wait() == 0
+        assert results(out) == undisturbed
+        assert not list((out / ".medvision" / "partial").iterdir())
+        with Ledger(out / LEDGER, read_only=True) as ledger:
+            assert {run.state for run in ledger.runs()} == {"interrupted", "finished"}
+        row.count("identical")
+        shutil.rmtree(out)
