@@ -124,6 +124,7 @@ def attempt_slide(
             if stop.is_set():
                 raise Stopped from None
             raise
+    teller.on_end()
     journal.write(entry.model_copy(update={"ended_utc": utc_now(), "outcome": outcome}))
     return outcome
 
@@ -200,6 +201,8 @@ class BatchRun:
         self._lock = threading.Lock()
         self._begun: set[str] = set()
         self._ended: set[str] = set()
+        self._windows = 0
+        self._under_way: dict[int, tuple[int, int]] = {}
         self._sizes = {slide.number: _size(slide.path) for slide in self.slides}
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(self._journal.kept())
@@ -266,9 +269,13 @@ class BatchRun:
             if any(entry.id not in self._begun or entry.ended_utc for entry in entries):
                 with self._ledger() as ledger:
                     new = [outcome for entry in entries for outcome in self._take(ledger, entry)]
-            told = self._journal.told() if self._told is not None else {}
-        if self._told is not None:
-            self._told.tell(self._progress(told, new))
+            if self._told is None:
+                return
+            told = self._journal.told(entry.id for entry in entries)
+            self._windows += sum(told.pop(one, (0, 0))[0] for one in self._ended.intersection(told))
+            # A later attempt at a slide, which comes later here, has taken over what an earlier one had done.
+            self._under_way = {int(attempt.partition("-")[0]): so_far for attempt, so_far in told.items()}
+        self._told.tell(self._progress(new))
 
     def _take(self, ledger: Ledger, entry: Entry) -> Iterator[SlideOutcome]:
         if entry.id not in self._begun:
@@ -300,19 +307,18 @@ class BatchRun:
                 pass
         self.outcomes[slide.number] = outcome
         if self._told is not None:
-            self._told.tell(self._progress({}, [outcome]))
+            self._told.tell(self._progress([outcome]))
 
-    def _progress(self, told: dict[str, tuple[int, int]], new: list[SlideOutcome]) -> Progress:
-        done = dict(self.outcomes)
+    def _progress(self, new: list[SlideOutcome]) -> Progress:
+        done, under_way = dict(self.outcomes), self._under_way
         part = 0.0
-        for attempt, (windows, planned) in told.items():
-            number = int(attempt.partition("-")[0])
+        for number, (windows, planned) in under_way.items():
             if number not in done and planned:
-                part += self._sizes.get(number, 0) * min(windows / planned, 1.0)
+                part += self._sizes[number] * min(windows / planned, 1.0)
         return Progress(
             slides=len(self.slides),
             ended=len(done),
-            windows_done=sum(windows for windows, _ in told.values()),
+            windows_done=self._windows + sum(windows for windows, _ in under_way.values()),
             bytes_done=int(part) + sum(self._sizes[number] for number in done),
             bytes_all=sum(self._sizes.values()),
             new=tuple(new),
