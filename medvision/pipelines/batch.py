@@ -27,6 +27,7 @@ from medvision.pipelines.batch_plan import BatchSlide, plan_batch
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.configured import check_config, check_names
 from medvision.pipelines.device import Crew, Seats, devices_of
+from medvision.pipelines.losses import Losses, lost_reason
 from medvision.pipelines.run import finish_run
 from medvision.sources.guarded import Limits
 from medvision.store.files import make_output
@@ -43,6 +44,10 @@ _LOOK_S = 0.5
 
 class Stopped(Exception):
     """The run was asked to stop; the slide's progress is saved."""
+
+
+class WorkerLostError(MedvisionError):
+    """A slide's workers were lost too often."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +79,17 @@ FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
 
 
 def attempt_slide(
-    slide: BatchSlide, request: BatchRequest, run_id: str, code: str | None = None
+    slide: BatchSlide, request: BatchRequest, run_id: str, code: str | None = None, tries: int | None = None
 ) -> SlideOutcome:
     """Analyse one slide of a run and note it in the run's journal; what goes wrong with the slide is the outcome.
 
-    `code` is the digest of the keeper's code, which a worker on another host must have, too.
+    `code` is the digest of the keeper's code, which a worker on another host must have, too. `tries` is the number of
+    the last attempt that there may be: a cluster sets a lost worker's slide before the next worker by itself.
 
     Raises:
         Stopped: if the run is to stop; progress is saved.
-        MedvisionError: if the configuration cannot work on this machine, or the journal not be written.
+        MedvisionError: if the configuration cannot work on this machine, the journal not be written, or that was the
+            last attempt.
     """
     journal = Journal(request.out, run_id)
     if code is not None and code != code_digest():
@@ -93,6 +100,8 @@ def attempt_slide(
     if journal.stopping:
         raise Stopped
     attempt = journal.next_attempt(slide.number)
+    if tries is not None and attempt > tries:
+        raise WorkerLostError(lost_reason(tries))
     worker = f"{os.uname().nodename}:{os.getpid()}"
     entry = Entry(
         number=slide.number,
@@ -201,6 +210,7 @@ class BatchRun:
         self._lock = threading.Lock()
         self._begun: set[str] = set()
         self._ended: set[str] = set()
+        self._losses = Losses(together=request.options.runner == "process")
         self._windows = 0
         self._under_way: dict[int, tuple[int, int]] = {}
         self._sizes = {slide.number: _size(slide.path) for slide in self.slides}
@@ -235,18 +245,33 @@ class BatchRun:
                 self._journal.remove()
 
     def waiting(self) -> list[BatchSlide]:
-        """The slides that no attempt has ended yet; one whose workers were lost too often ends here as failed."""
+        """The slides that no attempt has ended yet, asked while no worker is at any.
+
+        One whose workers were lost too often ends here as failed.
+        """
         self.look()
-        limit = self.request.options.attempts
+        self._losses.note(self._journal.entries(self._ended))
         for slide in self.slides:
             tried = self._journal.next_attempt(slide.number) - 1
-            if slide.number not in self.outcomes and tried >= limit:
-                reason = f"its worker was lost {tried} times: killed, out of memory, or crashed"
-                self._give_up(slide, reason)
+            if slide.number in self.outcomes or tried < self.request.options.attempts:
+                continue
+            if self._losses.is_to_blame(slide):
+                self._give_up(slide, lost_reason(tried))
         return [slide for slide in self.slides if slide.number not in self.outcomes]
+
+    def next_round(self) -> tuple[list[BatchSlide], bool]:
+        """Those of `waiting()` to work on next, and whether one after the other."""
+        return self._losses.next_round(self.waiting())
+
+    def last_try(self, slide: BatchSlide) -> int:
+        """The number of the last attempt at a slide that may begin in this round."""
+        return max(self.request.options.attempts, self._journal.next_attempt(slide.number))
 
     def failed(self, slide: BatchSlide, error: BaseException) -> None:
         """A slide that ended by an error outside its analysis, such as a journal that could not be written."""
+        self.look()
+        if slide.number in self.outcomes:
+            return
         said = (
             str(error) if isinstance(error, MedvisionError) else f"unexpected {type(error).__name__}: {error}"
         )
