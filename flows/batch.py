@@ -8,24 +8,21 @@ Tasks are named by a slide's number: file names can name a patient, and Prefect 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect import flow, tags, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed, Failed
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 
+from flows.cluster import Watch, check_reach, dask_runner
 from flows.limits import require_limits
 from medvision.core.errors import MedvisionError, UsageError
 from medvision.pipelines.batch import BatchRun, Stopped, attempt_slide
@@ -69,11 +66,12 @@ def analyze_one(
     request: BatchRequest,
     run_id: str,
     code: str,
+    tries: int,
 ) -> dict[str, Any]:
     """Analyse one slide of a run; returns its outcome as JSON values."""
     if request.options.runner == "dask":
         share_cores(request.options.workers)
-    outcome = attempt_slide(slide, request, run_id, code)
+    outcome = attempt_slide(slide, request, run_id, code, tries)
     if outcome.status == "failed":
         raise SlideFailed(outcome)
     return outcome.model_dump(mode="json")
@@ -104,73 +102,76 @@ def batch(request: BatchRequest) -> State[None]:
 def _all_rounds(run: BatchRun) -> None:
     """Set workers on the slides until each has ended, anew where workers were lost."""
     in_vain, error = 0, ""
-    while (waiting := run.waiting()) and in_vain < _IN_VAIN:
+    while in_vain < _IN_VAIN:
+        slides, one_by_one = run.next_round()
+        if not slides:
+            return
         time.sleep(5.0 * in_vain)
         begun = run.begun
-        error = _one_round(run, waiting)
+        error = _one_round(run, slides, one_by_one)
+        run.look()
         in_vain = 0 if run.begun > begun else in_vain + 1
     for slide in run.waiting():
         run.failed(slide, UsageError(f"no worker could begin it: {error}"))
 
 
-def check_reach(options: BatchOptions) -> None:
-    """Refuse workers on other hosts that could not reach Prefect's server, without which no task begins.
+def _one_round(run: BatchRun, slides: list[BatchSlide], one_by_one: bool) -> str:
+    """Set workers on slides, until all are over or the workers are lost; returns the last error."""
+    options = run.request.options
+    if one_by_one:
+        options = options.model_copy(update={"workers": 1})
 
-    Raises:
-        UsageError: if the scheduler is on another host and the server answers on this one alone.
-    """
-    if options.address is None or _is_here(options.address):
-        return
-    server = str(PREFECT_API_URL.value())
-    if _is_here(server):
-        raise UsageError(
-            f"--address {options.address} is another host, whose workers cannot reach Prefect's server at {server}: "
-            "set PREFECT_API_URL to a server that they can reach (`medvision server start --host`)"
-        )
+    def may_pass(error: BaseException) -> bool:
+        # A cluster that is lost may be back for the next round.
+        ours = isinstance(error, MedvisionError)
+        return options.runner == "dask" and isinstance(error, Exception) and not ours
 
-
-def _is_here(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _one_round(run: BatchRun, waiting: list[BatchSlide]) -> str:
-    """Set workers on the slides that wait, until all are over or the workers are lost; returns the last error."""
-    request = run.request
-    one = analyze_one.with_options(retries=request.options.attempts - 1)
-    with _workers(request.options, request.analyze.device) as workers:
-        futures: list[tuple[BatchSlide, PrefectFuture[Any]]] = []
-        last = ""
-        try:
-            for slide in waiting:
-                parameters = {"number": slide.number, "slide": slide, "request": request}
-                parameters |= {"run_id": run.run_id, "code": code_digest()}
-                futures.append((slide, workers.submit(one, parameters)))
-            for slide, future in futures:
-                last = _await(run, slide, future) or last
-        except BaseException:
-            run.stop()
+    try:
+        with _runner(options, run.request.analyze.device) as workers:
+            try:
+                return _work(run, slides, workers)
+            except BaseException as error:
+                if not may_pass(error):
+                    run.stop()
+                raise
+    except Exception as error:
+        if not may_pass(error):
             raise
+        return _said(error)
+
+
+def _work(run: BatchRun, slides: list[BatchSlide], workers: TaskRunner[Any]) -> str:
+    one = analyze_one.with_options(retries=run.request.options.attempts - 1)
+    futures: list[PrefectFuture[Any]] = []
+    for slide in slides:
+        parameters = {"number": slide.number, "slide": slide, "request": run.request}
+        parameters |= {"run_id": run.run_id, "code": code_digest(), "tries": run.last_try(slide)}
+        futures.append(workers.submit(one, parameters))
+    watch = Watch.of(workers) if run.request.options.runner == "dask" else None
+    last = ""
+    futures.reverse()  # each is dropped once it is over, with all that Prefect keeps of it
+    for slide in slides:
+        last = _await(run, slide, futures.pop(), watch) or last
     return last
 
 
-def _await(run: BatchRun, slide: BatchSlide, future: PrefectFuture[Any]) -> str:
+def _await(run: BatchRun, slide: BatchSlide, future: PrefectFuture[Any], watch: Watch | None) -> str:
     """Wait for a slide's task; returns what went wrong with the task, rather than with the slide."""
     try:
-        result: object = future.result(raise_on_failure=False)
+        result = future.result(raise_on_failure=False) if watch is None else watch.result(future)
+    except ConnectionError:
+        raise
     except Exception as error:  # noqa: BLE001 - whatever lost a worker looks like; the journal knows what it had begun
         result = error
     if isinstance(result, MedvisionError):
         run.failed(slide, result)
     if isinstance(result, BaseException) and not isinstance(result, SlideFailed):
-        return f"{type(result).__name__}: {result}"
+        return _said(result)
     return ""
 
 
-@contextlib.contextmanager
-def _workers(options: BatchOptions, device: str) -> Iterator[TaskRunner[Any]]:
-    with contextlib.ExitStack() as stack:
-        yield stack.enter_context(_runner(options, device))
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _runner(options: BatchOptions, device: str) -> TaskRunner[Any]:
@@ -181,27 +182,7 @@ def _runner(options: BatchOptions, device: str) -> TaskRunner[Any]:
         return ProcessPoolTaskRunner(
             max_workers=options.workers, initializer=begin_worker, initargs=(options.workers, os.getpid())
         )
-    return _dask(options)
-
-
-def _dask(options: BatchOptions) -> TaskRunner[Any]:
-    try:
-        from prefect_dask.task_runners import DaskTaskRunner
-    except ImportError as error:
-        raise UsageError("--runner dask needs Dask: pip install 'medvision[dask]'") from error
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
-    if options.address is not None:
-        return DaskTaskRunner(address=options.address)
-    return DaskTaskRunner(
-        cluster_kwargs={
-            "n_workers": options.workers,
-            "threads_per_worker": 1,
-            "processes": True,
-            "dashboard_address": None,
-            "host": "127.0.0.1",
-            "silence_logs": logging.CRITICAL,
-        }
-    )
+    return dask_runner(options)
 
 
 def share_cores(workers: int) -> None:

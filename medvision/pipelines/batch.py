@@ -28,6 +28,7 @@ from medvision.pipelines.batch_plan import BatchSlide, plan_batch
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.configured import check_config, check_names
 from medvision.pipelines.device import Crew, Seats, devices_of
+from medvision.pipelines.losses import Losses, lost_reason
 from medvision.pipelines.run import finish_run
 from medvision.sources.guarded import Limits
 from medvision.store.files import make_output
@@ -44,6 +45,10 @@ _LOOK_S = 0.5
 
 class Stopped(Exception):
     """The run was asked to stop; the slide's progress is saved."""
+
+
+class WorkerLostError(MedvisionError):
+    """A slide's workers were lost too often."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +80,17 @@ FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
 
 
 def attempt_slide(
-    slide: BatchSlide, request: BatchRequest, run_id: str, code: str | None = None
+    slide: BatchSlide, request: BatchRequest, run_id: str, code: str | None = None, tries: int | None = None
 ) -> SlideOutcome:
     """Analyse one slide of a run and note it in the run's journal; what goes wrong with the slide is the outcome.
 
-    `code` is the digest of the keeper's code, which a worker on another host must have, too.
+    `code` is the digest of the keeper's code, which a worker on another host must have, too. `tries` is the number of
+    the last attempt that there may be: a cluster sets a lost worker's slide before the next worker by itself.
 
     Raises:
         Stopped: if the run is to stop; progress is saved.
-        MedvisionError: if the configuration cannot work on this machine, or the journal not be written.
+        MedvisionError: if the configuration cannot work on this machine, the journal not be written, or that was the
+            last attempt.
     """
     journal = Journal(request.out, run_id)
     if code is not None and code != code_digest():
@@ -94,6 +101,8 @@ def attempt_slide(
     if journal.stopping:
         raise Stopped
     attempt = journal.next_attempt(slide.number)
+    if tries is not None and attempt > tries:
+        raise WorkerLostError(lost_reason(tries))
     worker = f"{os.uname().nodename}:{os.getpid()}"
     entry = Entry(
         number=slide.number,
@@ -125,6 +134,7 @@ def attempt_slide(
             if stop.is_set():
                 raise Stopped from None
             raise
+    teller.on_end()
     journal.write(entry.model_copy(update={"ended_utc": utc_now(), "outcome": outcome}))
     return outcome
 
@@ -208,6 +218,9 @@ class BatchRun:
         self._lock = threading.Lock()
         self._begun: set[str] = set()
         self._ended: set[str] = set()
+        self._losses = Losses(together=request.options.runner == "process")
+        self._windows = 0
+        self._under_way: dict[int, tuple[int, int]] = {}
         self._sizes = {slide.number: _size(slide.path) for slide in self.slides}
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(self._journal.kept())
@@ -240,18 +253,33 @@ class BatchRun:
                 self._journal.remove()
 
     def waiting(self) -> list[BatchSlide]:
-        """The slides that no attempt has ended yet; one whose workers were lost too often ends here as failed."""
+        """The slides that no attempt has ended yet, asked while no worker is at any.
+
+        One whose workers were lost too often ends here as failed.
+        """
         self.look()
-        limit = self.request.options.attempts
+        self._losses.note(self._journal.entries(self._ended))
         for slide in self.slides:
             tried = self._journal.next_attempt(slide.number) - 1
-            if slide.number not in self.outcomes and tried >= limit:
-                reason = f"its worker was lost {tried} times: killed, out of memory, or crashed"
-                self._give_up(slide, reason)
+            if slide.number in self.outcomes or tried < self.request.options.attempts:
+                continue
+            if self._losses.is_to_blame(slide):
+                self._give_up(slide, lost_reason(tried))
         return [slide for slide in self.slides if slide.number not in self.outcomes]
+
+    def next_round(self) -> tuple[list[BatchSlide], bool]:
+        """Those of `waiting()` to work on next, and whether one after the other."""
+        return self._losses.next_round(self.waiting())
+
+    def last_try(self, slide: BatchSlide) -> int:
+        """The number of the last attempt at a slide that may begin in this round."""
+        return max(self.request.options.attempts, self._journal.next_attempt(slide.number))
 
     def failed(self, slide: BatchSlide, error: BaseException) -> None:
         """A slide that ended by an error outside its analysis, such as a journal that could not be written."""
+        self.look()
+        if slide.number in self.outcomes:
+            return
         said = (
             str(error) if isinstance(error, MedvisionError) else f"unexpected {type(error).__name__}: {error}"
         )
@@ -274,9 +302,13 @@ class BatchRun:
             if any(entry.id not in self._begun or entry.ended_utc for entry in entries):
                 with self._ledger() as ledger:
                     new = [outcome for entry in entries for outcome in self._take(ledger, entry)]
-            told = self._journal.told() if self._told is not None else {}
-        if self._told is not None:
-            self._told.tell(self._progress(told, new))
+            if self._told is None:
+                return
+            told = self._journal.told(entry.id for entry in entries)
+            self._windows += sum(told.pop(one, (0, 0))[0] for one in self._ended.intersection(told))
+            # A later attempt at a slide, which comes later here, has taken over what an earlier one had done.
+            self._under_way = {int(attempt.partition("-")[0]): so_far for attempt, so_far in told.items()}
+        self._told.tell(self._progress(new))
 
     def _take(self, ledger: Ledger, entry: Entry) -> Iterator[SlideOutcome]:
         if entry.id not in self._begun:
@@ -308,19 +340,18 @@ class BatchRun:
                 pass
         self.outcomes[slide.number] = outcome
         if self._told is not None:
-            self._told.tell(self._progress({}, [outcome]))
+            self._told.tell(self._progress([outcome]))
 
-    def _progress(self, told: dict[str, tuple[int, int]], new: list[SlideOutcome]) -> Progress:
-        done = dict(self.outcomes)
+    def _progress(self, new: list[SlideOutcome]) -> Progress:
+        done, under_way = dict(self.outcomes), self._under_way
         part = 0.0
-        for attempt, (windows, planned) in told.items():
-            number = int(attempt.partition("-")[0])
+        for number, (windows, planned) in under_way.items():
             if number not in done and planned:
-                part += self._sizes.get(number, 0) * min(windows / planned, 1.0)
+                part += self._sizes[number] * min(windows / planned, 1.0)
         return Progress(
             slides=len(self.slides),
             ended=len(done),
-            windows_done=sum(windows for windows, _ in told.values()),
+            windows_done=self._windows + sum(windows for windows, _ in under_way.values()),
             bytes_done=int(part) + sum(self._sizes[number] for number in done),
             bytes_all=sum(self._sizes.values()),
             new=tuple(new),

@@ -12,8 +12,9 @@ whole. The ledger's keeper reads them as they come, and whoever comes after a cr
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -73,20 +74,22 @@ class Journal:
 
     def next_attempt(self, number: int) -> int:
         """The number of the next attempt at a slide, from 1."""
-        return 1 + len(list(self.folder.glob(f"{number:05d}-*.json")))
+        # Attempts are numbered without a gap; looking for each is cheap where listing a long batch's notes is not.
+        attempts = itertools.count(1)
+        return next(n for n in attempts if not (self.folder / f"{number:05d}-{n}.json").exists())
 
     def tell(self, attempt: str, done: int, planned: int) -> None:
         """Say how far an attempt is; nothing depends on it."""
         with contextlib.suppress(OSError):
             (self.folder / f"{attempt}.progress").write_text(f"{done} {planned}")
 
-    def told(self) -> dict[str, tuple[int, int]]:
-        """Windows done and planned of the attempts that said so."""
+    def told(self, attempts: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Windows done and planned of those among `attempts` that said so."""
         found = {}
-        for path in self.folder.glob("*.progress"):
+        for attempt in attempts:
             with contextlib.suppress(OSError, ValueError):
-                done, planned = path.read_text().split()
-                found[path.stem] = (int(done), int(planned))
+                done, planned = (self.folder / f"{attempt}.progress").read_text().split()
+                found[attempt] = (int(done), int(planned))
         return found
 
     def ask_to_stop(self) -> None:
@@ -142,6 +145,11 @@ class Teller:
         """So many more are done."""
         self._done += count
         if time.monotonic() - self._told >= self._interval:
+            self._tell()
+
+    def on_end(self) -> None:
+        """There will be no more."""
+        if self._planned:
             self._tell()
 
     def _tell(self) -> None:
