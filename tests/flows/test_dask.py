@@ -1,4 +1,4 @@
-"""Batches on a real Dask cluster of this machine: a scheduler and two workers, each a process that is killed in turn."""
+"""Batches on a Dask cluster of this machine: a scheduler and two workers, each a process that is killed in turn."""
 
 from __future__ import annotations
 
