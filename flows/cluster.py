@@ -49,17 +49,18 @@ def _is_here(url: str) -> bool:
 def _check_scheduler(address: str) -> None:
     _import_dask()
     try:
-        with _client(address) as client:
-            try:
-                client.wait_for_workers(1, timeout=ANSWER_S)
-            except TimeoutError:
-                raise UsageError(
-                    f"--address {address}: the scheduler has no workers; start some: dask worker {address}"
-                ) from None
+        client = _client(address)
     except (OSError, ValueError) as error:
         raise UsageError(
             f"--address {address}: no Dask scheduler answers there; start one with `dask scheduler`"
         ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=ANSWER_S)
+        except OSError as error:
+            raise UsageError(
+                f"--address {address}: the scheduler has no workers; start some: dask worker {address}"
+            ) from error
 
 
 def _client(address: str) -> Any:
