@@ -211,7 +211,7 @@ def _result_row(outcome: SlideOutcome, slide: Path, result: SlideResult, many: b
     physical = result.slide.spacing_um is not None
     longest = max((region.length_mm for region in result.regions if result.verdict == "done"), default=None)
     return Row(
-        name=text.visible(result.slide.name),
+        name=text.visible(outcome.name),
         tone=_TONES.get(result.verdict) or result.label or "neutral",
         verdict=text.sentence(verdict),
         reason=text.visible(result.reason),
