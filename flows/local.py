@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from prefect.server.api.server import SubprocessASGIServer
 
 SERVER_PID = "medvision-server.pid"
+_DRAIN_S = 10.0
+"""How long the last events may take to reach the server."""
 
 
 def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> list[SlideOutcome]:
@@ -108,6 +110,7 @@ def prefect_settings(home: Path) -> Iterator[None]:
         os.environ.update({name: value for name, value in quiet.items() if name not in os.environ})
 
     from prefect import settings
+    from prefect.events.worker import EventsWorker
     from prefect.server.api.server import SubprocessASGIServer
 
     changes = {getattr(settings, name): value for name, value in quiet.items()}
@@ -122,6 +125,8 @@ def prefect_settings(home: Path) -> Iterator[None]:
             server = stack.enter_context(SubprocessASGIServer())
             stack.enter_context(_kept_running(server, home / SERVER_PID))
             stack.enter_context(settings.temporary_settings({settings.PREFECT_API_URL: server.api_url}))
+        # What tells the server of events goes on telling the one it began with: it must end before that server does.
+        stack.callback(EventsWorker.drain_all, timeout=_DRAIN_S, at_exit=False)
         yield
 
 

@@ -160,8 +160,11 @@ def kill_in(
     return forks.wait() != 0
 
 
-@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.__name__)
-@pytest.mark.parametrize("points", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("stage", "points"),
+    [(computing, 1), (writing, 1), *(pytest.param(stage, 20, marks=pytest.mark.slow) for stage in STAGES)],
+    ids=lambda one: str(getattr(one, "__name__", one)),
+)
 def test_killed_in_every_stage(
     stage: Callable[[Path], bool],
     points: int,

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from medvision.core.errors import UsageError
-from medvision.pipelines.analyze import analyze_slide, check_config
+from medvision.pipelines.analyze import analyze_slide
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.configured import check_config
 from medvision.sources.write import read_raster
 from medvision.store.records import SlideOutcome, SlideResult
 from medvision.synthetic import SlideRecipe, write_synthetic_slide

@@ -244,8 +244,9 @@ def as_nobody() -> Iterator[None]:
 
 def test_where_nothing_can_be_written(locked_folder: Path) -> None:
     path = made(locked_folder / LEDGER)
-    for above in locked_folder.parents[:3]:
-        above.chmod(0o755)
+    for above in locked_folder.parents:
+        if above.name.startswith(("test_", "popen-", "pytest-")):
+            above.chmod(0o755)
     shutil.rmtree(locked_folder / ".medvision")
     path.chmod(0o444)
     locked_folder.chmod(0o555)

@@ -122,7 +122,9 @@ def test_what_was_measured_is_dropped_where_the_windows_are_others() -> None:
     assert read_model(window_px=128).contract.differences
 
 
-@pytest.fixture(scope="module", params=[pytest.param("real", marks=pytest.mark.shared), "rendered"])
+@pytest.fixture(
+    scope="module", params=[pytest.param("real", marks=[pytest.mark.shared, pytest.mark.slow]), "rendered"]
+)
 def labelled(request: pytest.FixtureRequest) -> tuple[Images, Bools]:
     """Patches of CAMELYON16 where they are at hand, and rendered ones."""
     if request.param == "rendered":
