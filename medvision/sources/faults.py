@@ -7,6 +7,8 @@ decoding library raises on damaged bytes becomes one of this package's errors he
 from __future__ import annotations
 
 import struct
+import threading
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +52,8 @@ LIBRARY_ERRORS: tuple[type[Exception], ...] = (
     zlib.error,
 )
 
+_warnings_lock = threading.Lock()  # what is caught of warnings is one list for the whole process
+
 
 class TileMissingError(ValueError):
     """A tile of zero bytes, met by a reader whose format has none by design."""
@@ -72,6 +76,14 @@ def declining(also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
         raise
     except (*LIBRARY_ERRORS, *also) as error:
         raise DeclinedError(reason_of(error), recognised=True) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without a library's warnings on odd files: what matters of them is an error here. One thread at a time."""
+    with _warnings_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def reason_of(error: BaseException) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +15,20 @@ from medvision.core.errors import SourceTooLargeError, UnreadableSourceError
 from medvision.core.geometry import Box, Spacing
 from medvision.sources.base import READERS, Level, Pixels
 from medvision.sources.facts import facts
-from medvision.sources.faults import MAX_FLAT_PIXELS, DeclinedError, check_pixels, check_shape, declining
+from medvision.sources.faults import (
+    MAX_FLAT_PIXELS,
+    DeclinedError,
+    check_pixels,
+    check_shape,
+    declining,
+    quiet,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
 _KINDS = {"PNG": "PNG", "JPEG": "JPEG", "WEBP": "WebP", "BMP": "BMP", "JPEG2000": "JPEG 2000", "TIFF": "TIFF"}
 _OLD_JPEG, _YCBCR = 6, 6
-_warnings_lock = threading.Lock()
 
 
 @READERS.register("image")
@@ -33,19 +37,16 @@ def open_image(path: Path) -> ImageSource:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # Pillow warns of large or odd files; what matters of that is an error here.
-        with _warnings_lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with declining(), Image.open(path, formats=list(_KINDS)) as image:
-                _check(image)
-                kind = _KINDS[str(image.format)]
-                pixels = _decode(image)
-                found = {
-                    "compression": kind,
-                    "bits": 16 if image.mode.startswith("I") else 8,
-                    "samples": len(image.getbands()),
-                    "icc_profile": "present" if image.info.get("icc_profile") else "absent",
-                }
+        with quiet(), declining(), Image.open(path, formats=list(_KINDS)) as image:
+            _check(image)
+            kind = _KINDS[str(image.format)]
+            pixels = _decode(image)
+            found = {
+                "compression": kind,
+                "bits": 16 if image.mode.startswith("I") else 8,
+                "samples": len(image.getbands()),
+                "icc_profile": "present" if image.info.get("icc_profile") else "absent",
+            }
     except Image.DecompressionBombError as error:
         raise SourceTooLargeError(str(error)) from error
     except DeclinedError as error:

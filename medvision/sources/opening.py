@@ -36,7 +36,7 @@ def open_source(path: str | Path, spacing_um: float | tuple[float, float] | None
     """
     path = Path(path)
     given = None if spacing_um is None else supplied(spacing_um)
-    _check_file(path)
+    check_file(path)
     reasons: list[str] = []
     cause: DeclinedError | None = None
     for name, opener in _openers():
@@ -72,7 +72,8 @@ def _nameless(text: str, path: Path) -> str:
     return text.replace(str(path), "the file").replace(path.name, "the file")
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Raise `UnreadableSourceError` unless `path` is a regular file of at least one byte that may be read."""
     try:
         if path.is_dir():
             raise UnreadableSourceError(f"{path}: is a folder; name a file. Readable are {READABLE}")

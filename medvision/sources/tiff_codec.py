@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -93,10 +94,15 @@ def decode_tile(form: SegmentFormat, segments: list[bytes], rows: int, empty: Em
 
     Raises what the decoding library raises, or `ValueError` where the data is short or of an unexpected size.
     """
+    return to_rgb(form, decode_samples(form, segments, rows, empty))
+
+
+def decode_samples(form: SegmentFormat, segments: list[bytes], rows: int, empty: Empty) -> Samples:
+    """`decode_tile` before colours are made of it: what is stored, `(rows, tile columns, samples)`."""
     shape = (rows, form.tile[1])
     decode = _DECODERS.get(form.compression, _plain)
     planes = [decode(form, data, shape, empty) for data in segments]
-    return to_rgb(form, planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1))
+    return planes[0] if len(planes) == 1 else np.concatenate(planes, axis=-1)
 
 
 def _jpeg(form: SegmentFormat, data: bytes, shape: tuple[int, int], empty: Empty) -> Samples:
@@ -221,3 +227,14 @@ def on_white(pixels: Pixels, alpha: npt.NDArray[np.uint8], premultiplied: bool =
         )
         laid[band] = (colour + 255 * (255 - opacity) + 127) // 255
     return laid
+
+
+def turned(stored: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """Stored pixels `(rows, columns, ...)` as they are to be seen: mirrored, turned or transposed by tag 274."""
+    if orientation in (3, 4, 6, 7):
+        stored = stored[::-1]
+    if orientation in (2, 3, 7, 8):
+        stored = stored[:, ::-1]
+    if orientation >= 5:
+        stored = stored.swapaxes(0, 1)
+    return stored

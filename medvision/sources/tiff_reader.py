@@ -7,7 +7,6 @@ that all threads share. Whatever is not understood for certain is declined, so t
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import weakref
 from collections.abc import Mapping
@@ -24,13 +23,10 @@ from medvision.sources.base import READERS, Level, Pixels
 from medvision.sources.faults import DeclinedError, TileMissingError, declining, read_twice
 from medvision.sources.levels import pyramid
 from medvision.sources.shrink import shrink_into
-from medvision.sources.tiff_codec import Empty, decode_tile, fresh
+from medvision.sources.tiff_codec import Empty, decode_tile, fresh, turned
 from medvision.sources.tiff_tags import Page, parse
 from medvision.sources.tile_cache import TileCache, cache_bytes
 from medvision.sources.tile_memory import MEMORY
-
-# tifffile reports damaged tags through logging; what matters of it arrives as our errors.
-logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 _CAN_ASK = hasattr(os, "posix_fadvise")  # not on macOS nor on Windows
 
@@ -107,7 +103,7 @@ class TiffSource:
         stored = _unturned(box, self.pages[level].shape, self.orientation)
         pixels = np.empty((*stored.shape, 3), np.uint8)
         self._copy(pixels, stored, level, 1)
-        out[:] = _turned(pixels, self.orientation)
+        out[:] = turned(pixels, self.orientation)
 
     def shrinks(self, level: int, factor: int) -> bool:
         """Whether tiles of `level` hold whole blocks of `factor` x `factor` pixels. See `TiledSource`."""
@@ -266,14 +262,3 @@ def _unturned(box: Box, stored: tuple[int, int], orientation: int) -> Box:
     if orientation in (2, 3, 7, 8):
         c0, c1 = stored[1] - c1, stored[1] - c0
     return Box((r0, c0), (r1, c1))
-
-
-def _turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Stored pixels as they are to be seen: mirrored, turned or transposed by tag 274."""
-    if orientation in (3, 4, 6, 7):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 7, 8):
-        pixels = pixels[:, ::-1]
-    if orientation >= 5:
-        pixels = pixels.swapaxes(0, 1)
-    return pixels

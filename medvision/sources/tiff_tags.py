@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,9 @@ from medvision.sources.faults import (
 from medvision.sources.levels import is_reduction
 from medvision.sources.spacing import from_resolution, stated
 from medvision.sources.tiff_codec import SegmentFormat
+
+# tifffile reports damaged tags through logging; what matters of it arrives as our errors.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 MAX_PAGES = 512
 _STRIP_BYTES = 1 << 20
