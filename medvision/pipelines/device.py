@@ -183,5 +183,6 @@ def _lock(device: str) -> FileLock:
 
 def _no_lock(device: str, path: Path, error: OSError) -> UsageError:
     return UsageError(
-        f"{path}: no lock file for {device} can be had ({error.strerror}); name a folder that can be written to in {LOCKS}"
+        f"{path}: no lock file for {device} can be had ({error.strerror}); "
+        f"name a folder that can be written to in {LOCKS}"
     )
