@@ -87,7 +87,8 @@ def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = N
     finally:
         FOLLOWER.reset(token)
     if follower.outcomes is None:
-        raise RuntimeError("the flow ended before its run did")
+        cause = result if isinstance(result, BaseException) else None
+        raise RuntimeError("the flow ended before its run did") from cause
     return follower.outcomes
 
 

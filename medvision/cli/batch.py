@@ -81,13 +81,18 @@ def _request(
 
 
 def _preflight(request: BatchRequest) -> Preflight:
-    """Look at every slide's header before the first is begun, and say what will fail."""
+    """Look at the settings and at every slide's header before the first is begun, and say what will fail."""
+    from medvision.pipelines.batch import check_request
     from medvision.pipelines.batch_plan import plan_batch
     from medvision.pipelines.preflight import preflight
     from medvision.store.files import make_output
+    from medvision.store.ledger import LEDGER, Ledger
 
     planned = plan_batch(request)
     make_output(request.out)
+    check_request(request)
+    if (request.out / LEDGER).exists():
+        Ledger(request.out / LEDGER, read_only=True).close()
     looked = preflight(planned, request.out, request.analyze.slide_spacing, request.options)
     count = f"{looked.slides:,} slide{'s' * (looked.slides != 1)}"
     print_note(f"{count}, {looked.bytes / 1e9:,.2f} GB; {looked.free_bytes / 1e9:,.0f} GB free for results")
