@@ -62,10 +62,15 @@ def batch(
         errors.print(f"medvision: error: none of {looked.slides} slides can be analysed", markup=False)
         return 2
     from flows.local import run_batch
+    from medvision.pipelines.batch import RunEndError
     from medvision.report.index import INDEX_HTML
 
-    with batch_progress(print_outcome) as tell:
-        outcomes = run_batch(request, tell)
+    try:
+        with batch_progress(print_outcome) as tell:
+            outcomes = run_batch(request, tell)
+    except RunEndError as error:
+        errors.print(f"medvision: error: {error}", markup=False, soft_wrap=True)
+        return 1
     _print_summary(outcomes)
     print_made("page", out / INDEX_HTML)
     return 0 if all(outcome.ok for outcome in outcomes) else 1

@@ -54,6 +54,10 @@ class WorkerLostError(MedvisionError):
     """A slide's workers were lost too often."""
 
 
+class RunEndError(MedvisionError):
+    """A run began, and its page or its records could not be written at its end."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How a batch stands: for the eye, several times a second."""
@@ -73,6 +77,8 @@ class Follower:
 
     tell: Callable[[Progress], None]
     outcomes: list[SlideOutcome] | None = None
+    begun: bool = False
+    """Whether the run stands in the ledger: an error before that means that nothing was begun."""
 
 
 FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
@@ -229,6 +235,8 @@ class BatchRun:
         recover(request.out)
         with self._ledger() as ledger:
             ledger.begin_run(self._start(), [(slide.slide_id, slide.name) for slide in self.slides])
+        if self._told is not None:
+            self._told.begun = True
         self._over = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="medvision-keeper", daemon=True)
         self._follower.start()
