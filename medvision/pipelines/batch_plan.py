@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from medvision.store.files import safe_names
 from medvision.store.manifest import MANIFEST
 from medvision.store.pseudonyms import read_key
 from medvision.store.records import as_text
+
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
+"""What `repr` made of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,15 @@ def plan_batch(request: BatchRequest) -> list[BatchSlide]:
     Raises:
         UsageError: if that cannot be read or holds no slide, or the pseudonym key cannot be had.
     """
-    slides = _listed(request)
     key = request.options.pseudonym_key
     if key is None:
-        return slides
+        return _listed(request)
     names = read_key(key)
+    try:
+        slides = _listed(request)
+    except UsageError as error:
+        # What is wrong with a table is told by its cells, and these may name patients.
+        raise UsageError(f"{_QUOTED.sub('…', str(error))} (cells are not shown: pseudonyms)") from None
     planned = []
     for slide in slides:
         alias = names.of(slide.slide_id)

@@ -65,6 +65,17 @@ def test_pseudonyms_hide_ids_and_repeat(tmp_path: Path) -> None:
     assert planned[0].name != plan_batch(request(manifest, pseudonym_key=other))[0].name
 
 
+@pytest.mark.parametrize("name", ["Doe Jane", "O'Brien", 'a "b" c', "x'y\"z"])
+def test_with_pseudonyms_errors_do_not_repeat_what_may_name_a_patient(tmp_path: Path, name: str) -> None:
+    manifest = tmp_path / "cohort.csv"
+    cell = name.replace('"', '""')
+    manifest.write_text(f'slide_id,path,spacing\n"{cell}",doe.svs,wide\n')
+    with pytest.raises(UsageError, match="line 2") as caught:
+        plan_batch(request(manifest, pseudonym_key=write_key(tmp_path / "key")))
+    assert name not in str(caught.value) and repr(name)[1:-1] not in str(caught.value)
+    assert "spacing … is no positive number" in str(caught.value)
+
+
 def test_lists(tmp_path: Path) -> None:
     text = tmp_path / "list.txt"
     text.write_text("# cohort 7\n\n a.svs \n/data/b.svs\n")
