@@ -11,6 +11,7 @@ import contextvars
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from flows.home import HEARTBEAT_S
-from medvision.core.errors import MedvisionError
-from medvision.pipelines.batch import FOLLOWER, Follower, Progress
+from medvision.core.errors import MedvisionError, StoreError
+from medvision.pipelines.batch import FOLLOWER, Follower, Progress, RunEndError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.store.files import atomic_write, make_output
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from prefect.server.api.server import SubprocessASGIServer
 
 SERVER_PID = "medvision-server.pid"
+_DATABASE_BYTES = 6_000_000
+"""What a new database takes on the disk, before the first run."""
 _DRAIN_S = 10.0
 """How long the last events may take to reach the server."""
 
@@ -63,6 +66,7 @@ def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = N
     output folder. A server that is lost on the way loses no slide.
 
     Raises:
+        RunEndError: after the slides, if the page or the ledger could not be written; the next run makes up for it.
         MedvisionError: before the first slide, if the slides cannot be listed, the model cannot be had, or the output
             not be written.
     """
@@ -76,7 +80,9 @@ def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = N
             result = batch(request, return_state=True).result(raise_on_failure=False)
             if isinstance(result, MedvisionError):
                 raise result
-    except MedvisionError:
+    except MedvisionError as error:
+        if follower.begun:
+            raise RunEndError(f"{error}; slides that ended are kept, and the next run lists them") from error
         raise
     except Exception as error:
         if follower.outcomes is None:
@@ -87,7 +93,8 @@ def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = N
     finally:
         FOLLOWER.reset(token)
     if follower.outcomes is None:
-        raise RuntimeError("the flow ended before its run did")
+        cause = result if isinstance(result, BaseException) else None
+        raise RuntimeError("the flow ended before its run did") from cause
     return follower.outcomes
 
 
@@ -111,7 +118,6 @@ def prefect_settings(home: Path) -> Iterator[None]:
 
     from prefect import settings
     from prefect.events.worker import EventsWorker
-    from prefect.server.api.server import SubprocessASGIServer
 
     changes = {getattr(settings, name): value for name, value in quiet.items()}
     with contextlib.ExitStack() as stack:
@@ -122,12 +128,32 @@ def prefect_settings(home: Path) -> Iterator[None]:
             stack.enter_context(settings.temporary_settings(beat))
         else:
             end_orphan(home)
-            server = stack.enter_context(SubprocessASGIServer())
+            server = _started(stack, home)
             stack.enter_context(_kept_running(server, home / SERVER_PID))
             stack.enter_context(settings.temporary_settings({settings.PREFECT_API_URL: server.api_url}))
         # What tells the server of events goes on telling the one it began with: it must end before that server does.
         stack.callback(EventsWorker.drain_all, timeout=_DRAIN_S, at_exit=False)
         yield
+
+
+def _started(stack: contextlib.ExitStack, home: Path) -> SubprocessASGIServer:
+    """A server that works below `home` and ends with `stack`."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    def free() -> int:
+        return shutil.disk_usage(next(path for path in (home, *home.parents) if path.exists())).free
+
+    if free() < _DATABASE_BYTES:
+        raise StoreError(
+            f"{home}: Prefect's database needs {_DATABASE_BYTES / 1e6:.0f} MB, and {free() / 1e6:.1f} MB are free there"
+        )
+    try:
+        return stack.enter_context(SubprocessASGIServer())
+    except RuntimeError as error:
+        raise StoreError(
+            f"{home}: Prefect's server, whose database lies there, did not start; {free() / 1e6:,.0f} MB are free "
+            f"({error})"
+        ) from error
 
 
 @contextlib.contextmanager

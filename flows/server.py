@@ -80,7 +80,7 @@ def require_password(host: str) -> None:
     if host == "localhost" or host.startswith("127."):
         return
     secret = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
-    if ":" not in secret:
+    if not all(secret.partition(":")):
         raise UsageError(
             f"--host {host}: whoever reaches Prefect's server can have any code run. Set "
             "PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD for the server, and the same as PREFECT_API_AUTH_STRING for "

@@ -62,10 +62,15 @@ def batch(
         errors.print(f"medvision: error: none of {looked.slides} slides can be analysed", markup=False)
         return 2
     from flows.local import run_batch
+    from medvision.pipelines.batch import RunEndError
     from medvision.report.index import INDEX_HTML
 
-    with batch_progress(print_outcome) as tell:
-        outcomes = run_batch(request, tell)
+    try:
+        with batch_progress(print_outcome) as tell:
+            outcomes = run_batch(request, tell)
+    except RunEndError as error:
+        errors.print(f"medvision: error: {error}", markup=False, soft_wrap=True)
+        return 1
     _print_summary(outcomes)
     print_made("page", out / INDEX_HTML)
     return 0 if all(outcome.ok for outcome in outcomes) else 1
@@ -81,13 +86,18 @@ def _request(
 
 
 def _preflight(request: BatchRequest) -> Preflight:
-    """Look at every slide's header before the first is begun, and say what will fail."""
+    """Look at the settings and at every slide's header before the first is begun, and say what will fail."""
+    from medvision.pipelines.batch import check_request
     from medvision.pipelines.batch_plan import plan_batch
     from medvision.pipelines.preflight import preflight
     from medvision.store.files import make_output
+    from medvision.store.ledger import LEDGER, Ledger
 
     planned = plan_batch(request)
     make_output(request.out)
+    check_request(request)
+    if (request.out / LEDGER).exists():
+        Ledger(request.out / LEDGER, read_only=True).close()
     looked = preflight(planned, request.out, request.analyze.slide_spacing, request.options)
     count = f"{looked.slides:,} slide{'s' * (looked.slides != 1)}"
     print_note(f"{count}, {looked.bytes / 1e9:,.2f} GB; {looked.free_bytes / 1e9:,.0f} GB free for results")

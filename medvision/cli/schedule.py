@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.training.config_file import read_yaml_config, validated
 
 if TYPE_CHECKING:
     from flows.deployments import Seen
@@ -76,7 +78,8 @@ def create(
     if (cron is not None) == watch:
         raise UsageError("a schedule has either --cron 'MINUTE HOUR DAY MONTH WEEKDAY' or --watch")
     when = _watched(timezone, settle) if watch else _timed(cron or "", timezone, settle)
-    request = BatchRequest(slides=slides, out=out, analyze=_merged(config, analyze), options=options)
+    given = {"slides": slides, "out": out, "analyze": _merged(config, analyze), "options": options}
+    request = validated(given, BatchRequest)
     set_environment(prepare(home))
 
     from flows import schedules
@@ -248,8 +251,8 @@ def _watched(timezone: str | None, settle: float | None) -> Watch:
 
     if timezone is not None:
         raise UsageError(f"--timezone {timezone} is for --cron, not for --watch")
-    if settle is not None and not settle > 0:
-        raise UsageError(f"--settle {settle:g}: expected more than 0 seconds")
+    if settle is not None and not 0 < settle < math.inf:
+        raise UsageError(f"--settle {settle:g}: expected a number of seconds above 0")
     return Watch(settle_s=SETTLE_S if settle is None else settle)
 
 
@@ -265,8 +268,6 @@ def _merged(config: Path | None, given: AnalyzeConfig) -> AnalyzeConfig:
     """The file's parameters, with those given on the command line in their place."""
     if config is None:
         return given
-    from medvision.training.config_file import read_yaml_config
-
     explicit = {name: getattr(given, name) for name in given.model_fields_set}
     return read_yaml_config(config, AnalyzeConfig, **explicit)
 

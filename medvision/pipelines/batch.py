@@ -22,6 +22,7 @@ from pathlib import Path
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UsageError
+from medvision.engine.device import resolve_device
 from medvision.pipelines.analyze import analyze_slide
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.batch_plan import BatchSlide, plan_batch
@@ -38,9 +39,11 @@ from medvision.store.ledger_records import Attempt, AttemptEnd, RunEnd, RunStart
 from medvision.store.provenance import code_digest, new_run_id, software_versions, utc_now
 from medvision.store.pseudonyms import read_key
 from medvision.store.records import SlideOutcome
-from medvision.store.store import CONTROL
+from medvision.store.store import CONTROL, ResultStore
 
 _LOOK_S = 0.5
+_RECOVERY = "recovery.lock"
+"""Name of a lock that no slide's folder can have."""
 
 
 class Stopped(Exception):
@@ -49,6 +52,10 @@ class Stopped(Exception):
 
 class WorkerLostError(MedvisionError):
     """A slide's workers were lost too often."""
+
+
+class RunEndError(MedvisionError):
+    """A run began, and its page or its records could not be written at its end."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,8 @@ class Follower:
 
     tell: Callable[[Progress], None]
     outcomes: list[SlideOutcome] | None = None
+    begun: bool = False
+    """Whether the run stands in the ledger: an error before that means that nothing was begun."""
 
 
 FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
@@ -203,8 +212,7 @@ class BatchRun:
     def __enter__(self) -> BatchRun:
         self._told = FOLLOWER.get()
         request = self.request
-        check_workers(request)
-        _check_config(request)
+        check_request(request)
         try:
             self.slides = plan_batch(request)
         except MedvisionError as error:
@@ -227,6 +235,8 @@ class BatchRun:
         recover(request.out)
         with self._ledger() as ledger:
             ledger.begin_run(self._start(), [(slide.slide_id, slide.name) for slide in self.slides])
+        if self._told is not None:
+            self._told.begun = True
         self._over = threading.Event()
         self._follower = threading.Thread(target=self._follow, name="medvision-keeper", daemon=True)
         self._follower.start()
@@ -237,6 +247,7 @@ class BatchRun:
             self._journal.ask_to_stop()
         self._over.set()
         self._follower.join()
+        entered = False
         try:
             self.look()
             with self._ledger() as ledger:
@@ -247,9 +258,11 @@ class BatchRun:
                 self.page = finish_run(self.request.out, ended, ledger=ledger, run_id=self.run_id)
             if self._told is not None and finished:
                 self._told.outcomes = ended
+            entered = True
         finally:
             self._closing.close()
-            if kind is None:
+            # What the ledger could not take, as on a full disk, the next run on this folder finds here.
+            if kind is None and entered:
                 self._journal.remove()
 
     def waiting(self) -> list[BatchSlide]:
@@ -390,16 +403,17 @@ class BatchRun:
 def recover(out: Path) -> list[str]:
     """Take what dead runs left in their journals into the ledger, as interrupted; returns their ids."""
     recovered = []
-    for journal in unfinished(out):
-        with Ledger(out / LEDGER) as ledger:
-            known = {run.run_id: run for run in ledger.runs()}
-            if journal.run_id in known:
-                _interrupt(ledger, journal)
-                if known[journal.run_id].state == "running":
-                    ended = {entry.number: entry.outcome for entry in journal.entries() if entry.outcome}
-                    ledger.end_run(run_end(journal.run_id, ended, finished=False))
-                recovered.append(journal.run_id)
-        journal.remove()
+    with ResultStore(out).lock(_RECOVERY):  # of two runs that begin at once, one does it
+        for journal in unfinished(out):
+            with Ledger(out / LEDGER) as ledger:
+                known = {run.run_id: run for run in ledger.runs()}
+                if journal.run_id in known:
+                    _interrupt(ledger, journal)
+                    if known[journal.run_id].state == "running":
+                        ended = {entry.number: entry.outcome for entry in journal.entries() if entry.outcome}
+                        ledger.end_run(run_end(journal.run_id, ended, finished=False))
+                    recovered.append(journal.run_id)
+            journal.remove()
     return recovered
 
 
@@ -450,11 +464,19 @@ def command_of(request: BatchRequest) -> str:
     return shlex.join(["medvision", "batch", *words])
 
 
-def _check_config(request: BatchRequest) -> None:
-    """Find what is wrong with the configuration before the first slide; on the device only if this process uses it."""
+def check_request(request: BatchRequest) -> None:
+    """Find what is wrong with the configuration before the first slide; on the device only if this process uses it.
+
+    Raises:
+        MedvisionError: if there are too many workers, the key or the model cannot be had, or settings do not fit.
+    """
+    check_workers(request)
     if request.options.pseudonym_key is not None:
         read_key(request.options.pseudonym_key)
     config = request.analyze
+    if request.options.runner != "dask":
+        for device in devices_of(config.device):
+            resolve_device(device)
     if request.options.runner == "thread":
         check_config(config.model_copy(update={"device": devices_of(config.device)[0]}))
     else:

@@ -18,6 +18,9 @@ from medvision.training.config_file import read_yaml_config, validated
 PATTERNS = ("*.svs", "*.tif", "*.tiff", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.svslide", "*.dcm")
 """What is taken from a folder unless other patterns are given; upper and lower case are the same."""
 
+_MOST = 1e6
+"""Of GB and of seconds: more is a slip of the keyboard, and more than the system can count."""
+
 Runner = Literal["thread", "process", "dask"]
 
 
@@ -67,10 +70,12 @@ class BatchOptions(Record):
         ),
     ] = False
     memory_limit: Annotated[
-        Positive, Field(description="GB of memory that reading one slide may take, unless --trust.")
+        Positive,
+        Field(le=_MOST, description="GB of memory that reading one slide may take, unless --trust."),
     ] = 8.0
     time_limit: Annotated[
-        Positive, Field(description="Seconds that reading one window may take, unless --trust.")
+        Positive,
+        Field(le=_MOST, description="Seconds that reading one window may take, unless --trust."),
     ] = 60.0
     attempts: Annotated[
         Count,

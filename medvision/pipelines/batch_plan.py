@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ from medvision.store.cohort import read_cohort
 from medvision.store.files import safe_names
 from medvision.store.manifest import MANIFEST
 from medvision.store.pseudonyms import read_key
+from medvision.store.records import as_text
+
+_QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
+"""What `repr` made of a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,7 @@ class BatchSlide:
 
     number: int
     slide_id: str
-    """As the manifest calls it, or by `slide_ids` of its folder; its pseudonym where a key was given."""
+    """As the manifest calls it, or by `slide_ids` of its folder, or `list_ids`; its pseudonym where a key was given."""
     name: str
     """Its folder below the output folder."""
     path: Path
@@ -49,11 +54,15 @@ def plan_batch(request: BatchRequest) -> list[BatchSlide]:
     Raises:
         UsageError: if that cannot be read or holds no slide, or the pseudonym key cannot be had.
     """
-    slides = _listed(request)
     key = request.options.pseudonym_key
     if key is None:
-        return slides
+        return _listed(request)
     names = read_key(key)
+    try:
+        slides = _listed(request)
+    except UsageError as error:
+        # What is wrong with a table is told by its cells, and these may name patients.
+        raise UsageError(f"{_QUOTED.sub('…', str(error))} (cells are not shown: pseudonyms)") from None
     planned = []
     for slide in slides:
         alias = names.of(slide.slide_id)
@@ -73,12 +82,27 @@ def slide_ids(folder: Path, slides: Sequence[Path]) -> list[str]:
     The ending is kept where two would share a name, in any case of letters.
     """
     parts = [slide.relative_to(folder) for slide in slides]
-    names = ["__".join(part.with_suffix("").parts) for part in parts]
+    names = [as_text("__".join(part.with_suffix("").parts)) for part in parts]
     owners = Counter(name.casefold() for name in names)
     return [
         name if owners[name.casefold()] == 1 else f"{name}-{part.suffix.lstrip('.')}"
         for name, part in zip(names, parts, strict=True)
     ]
+
+
+def list_ids(slides: Sequence[Path]) -> list[str]:
+    """Names for slides that were given one by one: the file's, and its folder where several have it.
+
+    A slide that is given again is another one, with its number behind the name.
+    """
+    owners = Counter(slide.name for slide in {slide.absolute() for slide in slides})
+    ids: list[str] = []
+    given: Counter[str] = Counter()
+    for slide in slides:
+        one = as_text(slide.name if owners[slide.name] == 1 else str(slide.absolute()))
+        given[one] += 1
+        ids.append(one if given[one] == 1 else f"{one} ({given[one]})")
+    return ids
 
 
 def _listed(request: BatchRequest) -> list[BatchSlide]:
@@ -87,9 +111,10 @@ def _listed(request: BatchRequest) -> list[BatchSlide]:
         return _in_folder(source, request)
     if source.suffix.lower() in (".json", ".txt"):
         paths = read_list(source)
+        named = zip(list_ids(paths), safe_names(paths), paths, strict=True)
         return [
-            BatchSlide(number, path.name, name, path)
-            for number, (path, name) in enumerate(zip(paths, safe_names(paths), strict=True), start=1)
+            BatchSlide(number, slide_id, name, path)
+            for number, (slide_id, name, path) in enumerate(named, start=1)
         ]
     cohort = read_cohort(source, all_there=False)
     names = _names([slide.slide_id for slide in cohort.slides], [slide.path for slide in cohort.slides])
@@ -152,8 +177,13 @@ def read_list(manifest: Path) -> list[Path]:
         else:
             lines = (line.strip() for line in text.splitlines())
             entries = [line for line in lines if line and not line.startswith("#")]
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"{manifest}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{manifest} is not a readable list of slides: {error}") from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
         raise UsageError(f"{manifest} names no slide: expected a JSON list of paths, or one path per line")
+    for number, entry in enumerate(entries, start=1):
+        if not entry or "\0" in entry:
+            raise UsageError(f"{manifest}: entry {number}, {entry!r}, is no path of a file")
     return [manifest.parent / entry for entry in entries]

@@ -14,7 +14,7 @@ from medvision.store.records import Record
 
 Scalar = str | int | float | bool | None
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 

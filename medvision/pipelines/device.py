@@ -66,7 +66,7 @@ def turn(device: str, stop: threading.Event) -> Iterator[None]:
     """Hold the device's lock file among the processes of this machine; `stop` ends the wait with `KeyboardInterrupt`.
 
     Raises:
-        UsageError: if the lock file cannot be made.
+        UsageError: if the lock file cannot be made or opened.
     """
     if device.partition(":")[0] in ("cpu", "mps"):
         yield
@@ -75,9 +75,13 @@ def turn(device: str, stop: threading.Event) -> Iterator[None]:
     while True:
         if stop.is_set():
             raise KeyboardInterrupt
-        with contextlib.suppress(Timeout):
+        try:
             lock.acquire(timeout=_WAIT_S)
             break
+        except Timeout:
+            continue
+        except OSError as error:
+            raise _no_lock(device, Path(lock.lock_file), error) from error
     try:
         yield
     finally:
@@ -128,26 +132,36 @@ class Seats:
         """A device with a free seat; the same one each time. The processor alone is shared by all.
 
         Raises:
-            UsageError: if every seat is taken.
+            UsageError: if every seat is taken, or the folder for them cannot be written to.
         """
         if all(device.partition(":")[0] in ("cpu", "auto") for device in devices):
             return devices[0]
         with self._guard:
             if self._taken is not None and self._taken[0] in devices:
                 return self._taken[0]
-            self._folder.mkdir(parents=True, exist_ok=True)
-            host = os.uname().nodename
-            for seat in range(self.PER_DEVICE):
-                for device in devices:
-                    name = f"{host}-{device.replace(':', '-')}-{seat}.lock"
-                    lock = FileLock(self._folder / name, thread_local=False)
-                    with contextlib.suppress(Timeout):
-                        lock.acquire(timeout=0)
-                        self._taken = (device, lock)
-                        return device
+            try:
+                self._taken = self._free_seat(devices)
+            except OSError as error:
+                raise UsageError(
+                    f"{self._folder}: no seat at {', '.join(devices)} can be had ({error.strerror})"
+                ) from error
+            if self._taken is not None:
+                return self._taken[0]
         raise UsageError(
             f"every device has its workers already ({', '.join(devices)}): start at most {self.PER_DEVICE} for each"
         )
+
+    def _free_seat(self, devices: tuple[str, ...]) -> tuple[str, FileLock] | None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        host = os.uname().nodename
+        for seat in range(self.PER_DEVICE):
+            for device in devices:
+                name = f"{host}-{device.replace(':', '-')}-{seat}.lock"
+                lock = FileLock(self._folder / name, thread_local=False)
+                with contextlib.suppress(Timeout):
+                    lock.acquire(timeout=0)
+                    return device, lock
+        return None
 
 
 def _lock(device: str) -> FileLock:
@@ -158,10 +172,17 @@ def _lock(device: str) -> FileLock:
         index = visible[int(index)].strip()
     given = os.environ.get(LOCKS)
     folder = Path(given) if given else Path(tempfile.gettempdir()) / f"medvision-locks-{os.getuid()}"
+    path = folder / f"{device.partition(':')[0]}-{index.replace('/', '_')}.lock"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return FileLock(folder / f"{device.partition(':')[0]}-{index.replace('/', '_')}.lock")
     except OSError as error:
-        raise UsageError(
-            f"{folder}: no lock file for {device} can be made ({error.strerror}); name a folder in {LOCKS}"
-        ) from error
+        raise _no_lock(device, folder, error) from error
+    # A folder that is named may be shared, and whoever comes second must be able to open the first one's file.
+    return FileLock(path, mode=0o666) if given else FileLock(path)
+
+
+def _no_lock(device: str, path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{path}: no lock file for {device} can be had ({error.strerror}); "
+        f"name a folder that can be written to in {LOCKS}"
+    )

@@ -12,7 +12,7 @@ from medvision.store.files import is_set_aside
 from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.ledger_records import PastResult, RunDetail
 from medvision.store.manifest import MANIFEST, read_manifest, verify
-from medvision.store.records import RunIndex
+from medvision.store.records import RunIndex, SlideOutcome
 
 _WITH_RESULT = frozenset({"done", "unchanged", "resumed", "no tissue", "QC rejected"})
 
@@ -130,9 +130,17 @@ def _index_problems(out: Path, runs: Sequence[RunDetail], past: Sequence[PastRes
         if outcome is None:
             yield f"{path} does not list {name!r}, of which run {result.run_id} says {result.status!r}"
             continue
-        for what in ("status", "probability", "label", "digests"):
-            if getattr(outcome, what) != getattr(result, what):
+        # Of runs that went on at once, the page is of the one that ended last, whose results may be the earlier ones.
+        rivals = [one for one in past if one.name == name and one.ended_utc >= result.started_utc]
+        if not any(_differ(outcome, one) == [] for one in rivals):
+            for what in _differ(outcome, result):
                 yield (
                     f"{path} and run {result.run_id} of the ledger disagree on the {what} of {name!r}: "
                     f"{getattr(outcome, what)!r} and {getattr(result, what)!r}"
                 )
+
+
+def _differ(outcome: SlideOutcome, result: PastResult) -> list[str]:
+    """Fields in which the index and a result that the ledger knows are not the same."""
+    compared = ("status", "probability", "label", "digests")
+    return [what for what in compared if getattr(outcome, what) != getattr(result, what)]

@@ -18,6 +18,7 @@ class Losses:
 
     def __init__(self, *, together: bool) -> None:
         self._together = together
+        self._alone = False
         self._known: set[str] = set()
         self._lost: set[int] = set()
         self._blamed: set[int] = set()
@@ -28,7 +29,7 @@ class Losses:
         self._known.update(entry.id for entry in new)
         numbers = {entry.number for entry in new}
         self._lost |= numbers
-        if len(numbers) == 1 or not self._together:
+        if len(numbers) == 1 or self._alone or not self._together:
             self._blamed |= numbers
 
     def is_to_blame(self, slide: BatchSlide) -> bool:
@@ -40,6 +41,7 @@ class Losses:
         if not self._together:
             return list(waiting), False
         unsuspected = [slide for slide in waiting if slide.number not in self._lost]
+        self._alone = not unsuspected
         return (unsuspected, False) if unsuspected else (list(waiting), True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import shutil
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from medvision.store.pseudonyms import without_name
 
 BYTES_PER_RESULT = 5_000_000
 """Pictures, reports and a heatmap of a usual slide, from above."""
+
+_START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def preflight(
     total = 0
     with _Opener(options) as opener:
         for slide in slides:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 total += slide.path.stat().st_size
             reason = opener.problem(slide.path, slide.spacing_um or spacing_um)
             if reason:
@@ -87,6 +90,9 @@ class _Opener:
             limit = int(self._options.memory_limit * 1e9)
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=_limit, initargs=(limit,))
+            # Its start is not the slide's fault, and may take longer than a slide is allowed.
+            with contextlib.suppress(TookTooLong, BrokenProcessPool):
+                self._pool.submit(_problem, Path(os.devnull), None).result(timeout=_START_S)
         try:
             return self._pool.submit(_problem, path, spacing_um).result(timeout=self._options.time_limit)
         except TookTooLong:
@@ -105,7 +111,13 @@ class _Opener:
 
 
 def _limit(memory_bytes: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    """Allow so much beyond what the process has now, and never more than it may have."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + memory_bytes
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
@@ -116,6 +128,10 @@ def _problem(path: Path, spacing_um: float | None) -> str:
             require_spacing(source)
         finally:
             source.close()
-    except (MedvisionError, OSError, MemoryError) as error:
+    except MemoryError:
+        return f"{path}: opening it wants more memory than there may be (--memory-limit)"
+    except (MedvisionError, OSError) as error:
         return str(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001 - whatever a damaged file makes a decoder say must not end the batch
+        return f"{path}: unexpected {type(error).__name__}: {error}"
     return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medvision.core.digest import digest_json
 from medvision.pipelines.batch import operator, recover, run_end
+from medvision.pipelines.batch_plan import list_ids
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.run import finish_run
 from medvision.store.files import make_output, safe_names
@@ -30,6 +31,7 @@ class Recorded:
     def __init__(self, slides: Sequence[Path], out: Path, config: AnalyzeConfig, command: str) -> None:
         self._slides, self._out, self._config, self._command = slides, out, config, command
         self._run_id = new_run_id()
+        self._ids = list_ids(slides)
         self._outcomes: dict[int, SlideOutcome] = {}
         self.page: Path | None = None
         """The page of the run, once it is over and a slide has ended."""
@@ -53,9 +55,9 @@ class Recorded:
             runner="here",
             host=os.uname().nodename,
         )
-        named = zip(self._slides, safe_names(self._slides), strict=True)
+        named = zip(self._ids, safe_names(self._slides), strict=True)
         with self._ledger() as ledger:
-            ledger.begin_run(start, [(slide.name, name) for slide, name in named])
+            ledger.begin_run(start, list(named))
         return self
 
     def take(self, outcomes: Iterator[SlideOutcome]) -> Iterator[SlideOutcome]:
@@ -68,7 +70,7 @@ class Recorded:
                 run_id=self._run_id,
                 attempt_id=attempt_id,
                 number=number,
-                slide_id=self._slides[number - 1].name,
+                slide_id=self._ids[number - 1],
                 name=outcome.name,
                 began_utc=f"{began:%Y-%m-%dT%H:%M:%SZ}",
                 worker=f"{os.uname().nodename}:{os.getpid()}",
@@ -87,6 +89,7 @@ class Recorded:
 
     def __exit__(self, *_: object) -> None:
         finished = len(self._outcomes) == len(self._slides)
+        entered = False
         try:
             with self._ledger() as ledger:
                 ledger.end_run(run_end(self._run_id, self._outcomes, finished=finished))
@@ -94,9 +97,11 @@ class Recorded:
                 if self._outcomes:
                     ended = [self._outcomes[number] for number in sorted(self._outcomes)]
                     self.page = finish_run(self._out, ended, ledger=ledger, run_id=self._run_id)
+            entered = True
         finally:
             self._kept.__exit__(None, None, None)
-            Journal(self._out, self._run_id).remove()
+            if entered:  # else the next run finds it, and says in the ledger that this one is over
+                Journal(self._out, self._run_id).remove()
 
     def _ledger(self) -> Ledger:
         return Ledger(self._out / LEDGER)

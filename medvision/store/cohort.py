@@ -83,7 +83,8 @@ def read_cohort(path: Path, *, all_there: bool = True) -> Cohort:
 
     Raises:
         UsageError: if it cannot be read, lacks a column, has an unknown one, no slide, a slide twice, an empty
-            `slide_id` or `path`, a file that is absent, or a spacing that is no positive number; names line and value.
+            `slide_id` or `path`, a NUL, a file that is absent, or a spacing that is no positive number; names line and
+            value.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -149,6 +150,9 @@ def _slide(path: Path, number: int, row: dict[str, str], all_there: bool) -> Coh
     if None in row or None in row.values():
         raise UsageError(f"{where}: has more or fewer cells than the {len(row)} columns of the header")
     cells = {name: value.strip() for name, value in row.items()}
+    for name, value in cells.items():
+        if "\0" in value:
+            raise UsageError(f"{where}: {name} {value!r} has a NUL in it")
     for name in _REQUIRED:
         if not cells[name]:
             raise UsageError(f"{where}: {name} is empty")

@@ -119,8 +119,11 @@ class Journal:
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
         """Keep the run: while this process lives, others see that it does."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / _LOCK, timeout=-1):
+        # Nobody may find the folder before it is locked: it would be taken for a dead run's, and removed.
+        making = self.folder.with_name(f".{self.run_id}")
+        making.mkdir(parents=True, exist_ok=True)
+        with FileLock(making / _LOCK, timeout=-1):
+            making.rename(self.folder)
             yield
 
     def remove(self) -> None:
@@ -162,5 +165,5 @@ def unfinished(out: Path) -> list[Journal]:
     folder = out / CONTROL / "journal"
     if not folder.is_dir():
         return []
-    journals = [Journal(out, path.name) for path in sorted(folder.iterdir()) if path.is_dir()]
+    journals = [Journal(out, path.name) for path in sorted(folder.glob("[!.]*")) if path.is_dir()]
     return [journal for journal in journals if not journal.alive]

@@ -359,12 +359,7 @@ def _start_of(row: sqlite3.Row) -> RunStart:
 
 
 def _outcome(text: str | None) -> SlideOutcome | None:
-    if text is None:
-        return None
-    try:
-        return SlideOutcome.model_validate_json(text)
-    except ValueError as error:
-        raise StoreError(f"the ledger holds an outcome that is none ({error})") from error
+    return None if text is None else SlideOutcome.model_validate_json(text)
 
 
 def _past_result(row: sqlite3.Row, quality: Sequence[QcMeasure]) -> PastResult:

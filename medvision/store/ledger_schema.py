@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from pydantic import ValidationError
+
 from medvision.core.errors import StoreError
 from medvision.store.store import ResultStore
 
@@ -113,7 +115,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into a `StoreError` that names the ledger and says what is wrong."""
+    """Turn SQLite's errors, and records of no known form, into a `StoreError` that names ledger and fault."""
     try:
         yield
     except sqlite3.ProgrammingError:
@@ -122,6 +124,13 @@ def explained(path: Path) -> Iterator[None]:
         code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
         reason = _REASONS.get(code, "the ledger refused it")
         raise StoreError(f"{path}: {reason} (SQLite: {error})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise StoreError(
+            f"{path}: holds a record that this program did not write ({error.title}: {field or 'all of it'}: "
+            f"{first['msg']})"
+        ) from error
 
 
 _REASONS = {

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Verdict = Literal["done", "no tissue", "QC rejected", "failed"]
 Label = Literal["positive", "negative"]
 
 
+def as_text(name: str) -> str:
+    r"""`name` as any file can hold it: a file name is bytes, and those that are no UTF-8 are written as `\udcff`."""
+    return name if name.isascii() else name.encode(errors="backslashreplace").decode()
+
+
 class Record(BaseModel):
-    """Base of all records: frozen, and an unknown field is an error."""
+    """Base of all records: frozen, and an unknown field is an error. Texts are such that they can be written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_written(cls, value: object) -> object:
+        return as_text(value) if isinstance(value, str) else value
 
 
 class SlideInfo(Record):

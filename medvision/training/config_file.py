@@ -38,11 +38,16 @@ def read_yaml_config(path: Path, model: type[Model], **given: object) -> Model:
     """The parameters in a YAML file, as `model`; what is `given` and not None stands in place of the file's.
 
     Raises:
-        UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
+        UsageError: if the file is absent, not YAML, no mapping, or has a wrong or unknown field, which is named.
     """
     content = _load(path)
-    if isinstance(content, dict):
-        content = content | {name: value for name, value in given.items() if value is not None}
+    if content is None:
+        content = {}  # a file of comments alone: every default
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{path}: expected a mapping of names to values (`name: value`), not {type(content).__name__}"
+        )
+    content = content | {name: value for name, value in given.items() if value is not None}
     return validated(content, model, f"{path}: ")
 
 
@@ -73,5 +78,5 @@ def _load(path: Path) -> object:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not YAML ({' '.join(str(error).split())})") from error

@@ -18,9 +18,10 @@ def test_only_this_machine_may_come_without(monkeypatch: pytest.MonkeyPatch) -> 
     for host in ("0.0.0.0", "10.1.2.3", "node1"):
         with pytest.raises(UsageError, match="PREFECT_SERVER_API_AUTH_STRING=USER:PASSWORD"):
             require_password(host)
-    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "no colon")
-    with pytest.raises(UsageError):
-        require_password("10.1.2.3")
+    for secret in ("no colon", ":", "user:", ":secret"):
+        monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", secret)
+        with pytest.raises(UsageError):
+            require_password("10.1.2.3")
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "user:secret")
     require_password("10.1.2.3")
     assert os.environ["PREFECT_API_AUTH_STRING"] == "user:secret"

@@ -10,6 +10,7 @@ import pytest
 from flows import schedules, server
 from flows.home import ServerInfo, api_url, info_file, read_info
 from flows.schedules import Cron, Schedule, Watch, new_schedule
+from medvision.cli import run as medvision
 from medvision.core.errors import StoreError, UnknownNameError, UsageError
 from medvision.pipelines.batch_config import BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
@@ -122,3 +123,29 @@ def test_a_database_that_cannot_be_had_is_said_without_its_password(
     assert "s3cret" not in str(refused.value)
     assert refused.value.__cause__ is None
     assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--watch", "--settle", "inf"), "--settle inf: expected a number of seconds above 0"),
+        (("--watch", "--settle", "nan"), "--settle nan: expected a number of seconds above 0"),
+        (("--watch", "--settle", "0"), "--settle 0: expected a number of seconds above 0"),
+        (("--watch", "--timezone", "UTC"), "--timezone UTC is for --cron"),
+        (("--watch", "--address", "tcp://h:1"), "address tcp://h:1 is for the dask runner, not thread"),
+        (("--watch", "--cron", "0 20 * * *"), "either --cron 'MINUTE HOUR DAY MONTH WEEKDAY' or --watch"),
+        ((), "either --cron 'MINUTE HOUR DAY MONTH WEEKDAY' or --watch"),
+        (("--cron", "0 20 * * *", "--settle", "5"), "--settle 5 is for --watch"),
+    ],
+)
+def test_a_wrong_command_is_one_error_and_no_schedule(
+    words: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slides").mkdir()
+    home = tmp_path / "home"
+    where = (str(tmp_path / "slides"), "--out", str(tmp_path / "out"), "--home", str(home))
+    assert medvision(["schedule", "create", "nightly", *where, *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("medvision: error: ") and said.count("\n") == 1
+    assert message in said
+    assert schedules.names(home) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest, read_batch_config
 from medvision.pipelines.batch_plan import plan_batch, read_list
 from medvision.store.pseudonyms import write_key
+from medvision.store.records import SlideOutcome
 
 
 def request(slides: Path, out: Path | None = None, **options: object) -> BatchRequest:
@@ -63,6 +65,17 @@ def test_pseudonyms_hide_ids_and_repeat(tmp_path: Path) -> None:
     assert planned[0].name != plan_batch(request(manifest, pseudonym_key=other))[0].name
 
 
+@pytest.mark.parametrize("name", ["Doe Jane", "O'Brien", 'a "b" c', "x'y\"z"])
+def test_with_pseudonyms_errors_do_not_repeat_what_may_name_a_patient(tmp_path: Path, name: str) -> None:
+    manifest = tmp_path / "cohort.csv"
+    cell = name.replace('"', '""')
+    manifest.write_text(f'slide_id,path,spacing\n"{cell}",doe.svs,wide\n')
+    with pytest.raises(UsageError, match="line 2") as caught:
+        plan_batch(request(manifest, pseudonym_key=write_key(tmp_path / "key")))
+    assert name not in str(caught.value) and repr(name)[1:-1] not in str(caught.value)
+    assert "spacing … is no positive number" in str(caught.value)
+
+
 def test_lists(tmp_path: Path) -> None:
     text = tmp_path / "list.txt"
     text.write_text("# cohort 7\n\n a.svs \n/data/b.svs\n")
@@ -73,8 +86,42 @@ def test_lists(tmp_path: Path) -> None:
         (tmp_path / name).write_text(content)
         with pytest.raises(UsageError, match=name):
             read_list(tmp_path / name)
-    with pytest.raises(UsageError, match="absent"):
+    with pytest.raises(UsageError, match=r"absent\.txt: cannot be read \(No such file"):
         read_list(tmp_path / "absent.txt")
+    (tmp_path / "nul.json").write_text('["a.svs", "b\\u0000.svs"]')
+    with pytest.raises(UsageError, match=r"nul\.json: entry 2, 'b\\x00\.svs', is no path"):
+        read_list(tmp_path / "nul.json")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"deep\.json is not a readable list"):
+        read_list(tmp_path / "deep.json")
+
+
+def test_slides_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("a/x.svs\nb/x.svs\ny.svs\na/x.svs\n")
+    first, second, third, again = plan_batch(request(listed))
+    assert [slide.slide_id for slide in (first, second, third, again)] == [
+        f"{tmp_path}/a/x.svs",
+        f"{tmp_path}/b/x.svs",
+        "y.svs",
+        f"{tmp_path}/a/x.svs (2)",
+    ]
+    assert len({first.name, second.name, third.name}) == 3
+    assert again.name == first.name, "a slide that is listed twice has one result"
+    key = write_key(tmp_path / "key")
+    assert len({slide.name for slide in plan_batch(request(listed, pseudonym_key=key))}) == 4
+
+
+def test_a_name_that_is_no_text_can_be_written(tmp_path: Path) -> None:
+    slide = tmp_path / "slides" / os.fsdecode(b"Doe\xff.svs")
+    slide.parent.mkdir()
+    slide.touch()
+    (planned,) = plan_batch(request(slide.parent))
+    assert planned.slide_id == "Doe\\udcff"
+    assert planned.path == slide and planned.path.exists()
+    outcome = SlideOutcome(slide=str(slide), name=planned.name, status="failed", reason=f"{slide}: bad")
+    assert SlideOutcome.model_validate_json(outcome.model_dump_json()) == outcome
+    assert outcome.reason.endswith("Doe\\udcff.svs: bad")
 
 
 def test_what_is_given_comes_before_the_file(tmp_path: Path) -> None:

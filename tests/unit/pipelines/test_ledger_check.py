@@ -14,10 +14,11 @@ from medvision.cli import run as medvision
 from medvision.core.errors import StoreError
 from medvision.pipelines.ledger_check import check_ledger
 from medvision.pipelines.run import finish_run
+from medvision.report.build import read_record
 from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.ledger_records import Attempt, AttemptEnd, RunEnd, RunStart
 from medvision.store.manifest import ResultSpec
-from medvision.store.records import ModelInfo, QcMeasure, SlideInfo, SlideOutcome, SlideResult
+from medvision.store.records import ModelInfo, QcMeasure, RunIndex, SlideInfo, SlideOutcome, SlideResult
 from medvision.store.store import publish_folder
 
 SLIDES = ("a", "b")
@@ -87,9 +88,11 @@ def publish(out: Path, name: str, probability: float, **config: float) -> SlideO
     )
 
 
-def record_run(out: Path, run_id: str, outcomes: dict[str, SlideOutcome], *, ended: bool = True) -> None:
+def record_run(
+    out: Path, run_id: str, outcomes: dict[str, SlideOutcome], *, ended: bool = True, day: int | None = None
+) -> None:
     """What a batch records of a run, in the order in which it does."""
-    number = int(run_id[1:])
+    number = day or int(run_id[1:])
     with Ledger(out / LEDGER) as ledger:
         start = RunStart(
             run_id=run_id,
@@ -112,11 +115,16 @@ def record_run(out: Path, run_id: str, outcomes: dict[str, SlideOutcome], *, end
                     number=1,
                     slide_id=f"id-{name}",
                     name=name,
-                    began_utc="t",
+                    began_utc=f"2026-01-{number:02d}T00:10:00Z",
                 )
             )
             ledger.end(
-                AttemptEnd(attempt_id=attempt_id, ended_utc="t", verdict=outcome.status, outcome=outcome)
+                AttemptEnd(
+                    attempt_id=attempt_id,
+                    ended_utc=f"2026-01-{number:02d}T00:20:00Z",
+                    verdict=outcome.status,
+                    outcome=outcome,
+                )
             )
         if ended:
             finish_run(out, list(outcomes.values()), ledger=ledger, run_id=run_id)
@@ -147,6 +155,18 @@ def only(problems: list[str]) -> str:
 
 def test_nothing_is_wrong_after_two_runs(out: Path) -> None:
     assert check_ledger(out) == []
+
+
+def test_of_two_runs_at_once_either_may_be_on_the_page(out: Path) -> None:
+    done = read_record(out / "index.json", RunIndex).outcomes
+    unchanged = [outcome.model_copy(update={"status": "unchanged"}) for outcome in done]
+    record_run(out, "R3", {outcome.name: outcome for outcome in unchanged}, day=2)
+    finish_run(out, done)
+    assert check_ledger(out) == []
+    record_run(out, "R4", {outcome.name: outcome for outcome in unchanged})
+    finish_run(out, done)
+    assert all("disagree on the status" in problem for problem in check_ledger(out))
+    assert len(check_ledger(out)) == 2
 
 
 def test_the_end_of_a_run_keeps_its_quality_for_later_runs(out: Path, ledger: Ledger) -> None:

@@ -78,6 +78,7 @@ def test_patients_must_lie_in_one_split(folder: Path) -> None:
         ("slide_id,path,spacing\na,slides/a.tif,fine\n", "spacing 'fine' is no positive number"),
         ("slide_id,path,annotation\na,slides/a.tif,slides/z.xml\n", "no such file 'slides/z.xml'"),
         ("slide_id,path\na,slides/a.tif,more\n", "line 2: has more or fewer cells"),
+        ("slide_id,path\na\0b,slides/a.tif\n", r"line 2: slide_id 'a\\x00b' has a NUL"),
         ("slide_id,path,label\na,slides/a.tif\n", "line 2: has more or fewer cells"),
     ],
 )

@@ -298,3 +298,31 @@ def test_waiting_for_a_writer_has_an_end(tmp_path: Path, monkeypatch: pytest.Mon
             ledger.begin_run(start_of("R2", 0), [])
     finally:
         other.close()
+
+
+@pytest.mark.parametrize(
+    ("insert", "said"),
+    [
+        (
+            "run_end (run_id, finished_utc, state, counts) VALUES ('R1', 't', 'finished', '[1]')",
+            "RunEnd: counts",
+        ),
+        (
+            "run (run_id, started_utc, operator, command, slides, config, config_digest, code, software, runner, host)"
+            " VALUES ('R2', 't', 'o', 'c', 0, '[1]', '', '', '3', '', '')",
+            "RunStart: config",
+        ),
+    ],
+)
+def test_a_record_of_no_known_form_is_said(tmp_path: Path, insert: str, said: str) -> None:
+    path = made(tmp_path / LEDGER)
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute(f"INSERT INTO {insert}")
+        other.commit()
+    with (
+        Ledger(path, read_only=True) as ledger,
+        pytest.raises(
+            StoreError, match=rf"ledger\.sqlite: holds a record that this program did not .*{said}"
+        ),
+    ):
+        ledger.runs()
