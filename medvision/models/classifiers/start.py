@@ -1,0 +1,165 @@
+"""A classifier to be trained: of any name, for any classes, from random weights, a local file or its library's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from torch import nn
+
+from medvision.core.errors import UsageError, WeightsError
+from medvision.models.classifiers.foreign import find
+from medvision.models.classifiers.recipe import Recipe
+from medvision.models.classifiers.slim_resnet import SlimResNet
+from medvision.models.weights import State, read_weights
+
+SLIM = "slim-resnet"
+LIBRARY = "library"
+"""Stands for the weights that torchvision or timm publish under the network's name."""
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A network with a new head. `head` are the names of its modules that were not loaded; `loaded` counts tensors."""
+
+    net: nn.Module
+    recipe: Recipe
+    head: tuple[str, ...]
+    loaded: int
+    said: str
+
+
+def recipe_of(name: str) -> Recipe:
+    """How the network called `name` is built; ours, torchvision's or timm's.
+
+    Raises:
+        UnknownNameError: if none has it.
+    """
+    if name == SLIM:
+        return Recipe("medvision", lambda classes: SlimResNet(classes), 128)
+    return find(name)[0]
+
+
+def build(name: str, classes: int) -> nn.Module:
+    """The network for `classes`, without weights and without auxiliary classifiers, which help only a training from scratch."""
+    net = recipe_of(name).build(classes)
+    if getattr(net, "aux_logits", False):
+        net.aux_logits = False  # type: ignore[assignment]
+        for part in ("AuxLogits", "aux1", "aux2"):
+            if hasattr(net, part):
+                setattr(net, part, None)
+    return net
+
+
+def begin(name: str, classes: int, weights: Path | str | None, download_to: Path | None) -> Start:
+    """A network to train.
+
+    Args:
+        weights: a local file, `LIBRARY`, or None for random weights.
+        download_to: folder for what the library fetches; None if nothing may be fetched.
+
+    Raises:
+        UnknownNameError: if no library has the network.
+        UsageError: if weights would have to be fetched and may not, or cannot.
+        WeightsError: if the weights are unsafe, unreadable, or of another network.
+    """
+    recipe = recipe_of(name)
+    net = build(name, classes)
+    head = head_of(net)
+    if weights is None:
+        return Start(net, recipe, head, 0, "random weights")
+    if weights == LIBRARY:
+        state, said = _fetched(name, recipe, download_to), f"{recipe.library}'s own weights of {name}"
+        where = Path(f"<{recipe.library}>")
+    else:
+        where = Path(weights)
+        state, _ = read_weights(where)
+        said = f"weights of {where.name}"
+    return Start(net, recipe, head, _load_trunk(net, state, head, where), said)
+
+
+def head_of(net: nn.Module) -> tuple[str, ...]:
+    """Name of the last linear (or 1 x 1 convolution) layer, whose outputs are the classes.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    last = [name for name, part in net.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    own = getattr(net, "pretrained_cfg", None)
+    named = own.get("classifier") if isinstance(own, dict) else None
+    if named:
+        return (named,) if isinstance(named, str) else tuple(named)
+    if not last:
+        raise UsageError(f"{type(net).__name__} has no layer that gives classes")
+    return (last[-1],)
+
+
+def _load_trunk(net: nn.Module, state: State, head: tuple[str, ...], where: Path) -> int:
+    """Load all but the head (and what only a training from scratch needs); returns how many tensors."""
+    own = net.state_dict()
+    wanted = {name for name in own if not _within(name, head)}
+    missing = sorted(name for name in wanted if name not in state and not name.endswith("num_batches_tracked"))
+    if missing:
+        raise WeightsError(
+            f"{where}: these weights are not for this network; {len(missing)} of its {len(wanted)} tensors are missing, "
+            f"such as {missing[0]}"
+        )
+    other = sorted(name for name in wanted if name in state and state[name].shape != own[name].shape)
+    if other:
+        raise WeightsError(
+            f"{where}: {other[0]} has the shape {tuple(state[other[0]].shape)}, and the network wants "
+            f"{tuple(own[other[0]].shape)}"
+        )
+    taken = {name: state[name] for name in wanted if name in state}
+    net.load_state_dict(taken, strict=False)
+    return len(taken)
+
+
+def _within(name: str, modules: tuple[str, ...]) -> bool:
+    return any(name.startswith(f"{module}.") for module in modules)
+
+
+def _fetched(name: str, recipe: Recipe, folder: Path | None) -> State:
+    if recipe.library == "medvision":
+        raise UsageError(f"{name} has no weights of a library; name a file: `weights: FILE`, or leave them out")
+    if folder is None:
+        raise UsageError(
+            f"weights: library: {recipe.library}'s weights of {name} would be fetched from the internet; allow it with "
+            "--download, or name a local file: `weights: FILE`"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = name.rpartition("/")[2]
+    fetch: Callable[[], State] = (
+        (lambda: _of_torchvision(plain, folder)) if recipe.library == "torchvision" else (lambda: _of_timm(plain, folder))
+    )
+    try:
+        return fetch()
+    except (URLError, OSError) as error:
+        said = str(getattr(error, "reason", error)).strip().partition("\n")[0]
+        raise UsageError(
+            f"weights: library: {recipe.library}'s weights of {name} could not be fetched ({said}); on a machine without "
+            "internet fetch them elsewhere and name the file: `weights: FILE`"
+        ) from error
+
+
+def _of_torchvision(name: str, folder: Path) -> State:
+    from torch.hub import load_state_dict_from_url
+    from torchvision.models import get_model_weights
+
+    best: Any = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    found: State = load_state_dict_from_url(
+        best.url, model_dir=str(folder), check_hash=True, progress=False, weights_only=True
+    )
+    return found
+
+
+def _of_timm(name: str, folder: Path) -> State:
+    import timm
+
+    net: nn.Module = timm.create_model(name, pretrained=True, cache_dir=folder)
+    state: dict[str, torch.Tensor] = net.state_dict()
+    return state
