@@ -78,6 +78,10 @@ _COMMANDS = {
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
+    "taxonomy": (
+        "medvision.cli.taxonomy:taxonomy",
+        "Check a taxonomy, and partition it into training classes.",
+    ),
     "train": ("medvision.cli.train:app", "Train a model."),
 }
 

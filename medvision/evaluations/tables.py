@@ -13,11 +13,15 @@ from medvision.core.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class CsvTable:
-    """Rows as (line number, column to text without surrounding blanks), and the file's columns that were not wanted."""
+    """Rows as (line number, column to text without surrounding blanks).
+
+    `columns` are in lower case and `written` as the file has them; `unused` are those that were not wanted.
+    """
 
     path: Path
     rows: tuple[tuple[int, dict[str, str]], ...]
     columns: tuple[str, ...]
+    written: tuple[str, ...]
     unused: tuple[str, ...]
 
 
@@ -51,7 +55,13 @@ def read_table(path: Path, required: Collection[str], optional: Collection[str] 
     if not rows:
         raise UsageError(f"{path}: holds a header and no row")
     wanted = {*required, *optional}
-    return CsvTable(path, tuple(rows), tuple(head), tuple(name for name in head if name not in wanted))
+    return CsvTable(
+        path,
+        tuple(rows),
+        tuple(head),
+        tuple(lines[0][1]),
+        tuple(name for name in head if name not in wanted),
+    )
 
 
 def read_number(path: Path, line: int, column: str, text: str, low: float, high: float) -> float:

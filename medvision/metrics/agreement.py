@@ -23,9 +23,20 @@ def confusion(
     index = {name: i for i, name in enumerate(classes)}
     if strangers := sorted({*reference, *predicted} - index.keys()):
         raise UsageError(f"unknown classes {', '.join(strangers)}; known: {', '.join(classes)}")
-    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(table, ([index[name] for name in reference], [index[name] for name in predicted]), 1)
-    return table
+    rows = np.array([index[name] for name in reference], dtype=np.int64)
+    columns = np.array([index[name] for name in predicted], dtype=np.int64)
+    return confusion_counts(rows, columns, (len(classes), len(classes)))
+
+
+def confusion_counts(
+    reference: npt.NDArray[np.integer], predicted: npt.NDArray[np.integer], shape: tuple[int, int]
+) -> npt.NDArray[np.int64]:
+    """Counts of `shape` (rows, columns) of places (n,): row by the reference, column by what was predicted.
+
+    There may be more columns than rows, for answers that are no class, such as "undecided".
+    """
+    places = np.ravel_multi_index((reference, predicted), shape)
+    return np.bincount(places, minlength=shape[0] * shape[1]).reshape(shape).astype(np.int64)
 
 
 def quadratic_kappa(table: npt.NDArray[np.integer]) -> float:

@@ -72,7 +72,11 @@ def expected_calibration_error(labels: npt.ArrayLike, probabilities: npt.ArrayLi
     Raises:
         UsageError: as `brier`, and if `bins` is below 1.
     """
-    table = reliability(labels, probabilities, bins)
+    return calibration_gap(reliability(labels, probabilities, bins))
+
+
+def calibration_gap(table: Reliability) -> float:
+    """The expected calibration error of a reliability table: the gaps of its bins, weighted by cases."""
     gaps = np.abs(table.predicted - table.observed) * table.counts
     return float(gaps.sum() / table.counts.sum())
 

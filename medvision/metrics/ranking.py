@@ -5,7 +5,7 @@ Labels are 0/1 or bool, scores any finite floats, both of shape (n,). Everything
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,41 @@ def delong_interval(labels: npt.ArrayLike, scores: npt.ArrayLike, level: float =
     return float(max(0.0, auc - half)), float(min(1.0, auc + half))
 
 
+def auc_above_sensitivity(labels: npt.ArrayLike, scores: npt.ArrayLike, sensitivity: float = 0.8) -> float:
+    """Area under the part of the ROC curve that reaches `sensitivity`, as the ISIC challenges score it; in [0, 1].
+
+    The curve begins where it crosses `sensitivity`, interpolated linearly, and the area is that down to zero from there
+    to a false-positive rate of 1. It is a plain area, not rescaled by McClish: a perfect ranking has 1, and one in
+    which every positive scores below every negative has 0.
+
+    Raises:
+        UsageError: as `roc_auc`, or if `sensitivity` is not in (0, 1].
+
+    >>> auc_above_sensitivity([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.8], 0.75)
+    0.5
+    """
+    if not 0 < sensitivity <= 1:
+        raise UsageError(f"a sensitivity above which to take the AUC lies in (0, 1]; got {sensitivity:g}")
+    curve = roc_curve(labels, scores)
+    x, y = curve.false_positive_rate, curve.sensitivity
+    first = int(np.searchsorted(y, sensitivity, side="left"))
+    # The point before is strictly below, as the curve begins at 0 and `first` is the leftmost that reaches.
+    start = np.interp(sensitivity, y[first - 1 : first + 1], x[first - 1 : first + 1])
+    return float(np.trapezoid([sensitivity, *y[first:]], [start, *x[first:]]))
+
+
+def sensitivity_at(curve: RocCurve, specificity: float) -> float:
+    """Highest sensitivity of the curve's points with a specificity of at least `specificity`; nothing is interpolated.
+
+    Raises:
+        UsageError: if `specificity` is not in [0, 1].
+    """
+    if not 0 <= specificity <= 1:
+        raise UsageError(f"a specificity lies in [0, 1]; got {specificity:g}")
+    # A rate such as 1 - 0.9 differs from 1/10 in its last digit.
+    return float(curve.sensitivity[curve.false_positive_rate <= 1 - specificity + 1e-12].max())
+
+
 def bootstrap_interval(
     statistic: Callable[..., float],
     *arrays: npt.ArrayLike,
@@ -111,28 +146,51 @@ def bootstrap_interval(
         UsageError: if lengths differ, the statistic is undefined on the arrays themselves, or on over a third of the
             resamples.
     """
-    data = [np.asarray(a) for a in arrays]
-    cases = len(data[0]) if data else 0
-    if cases == 0 or any(len(a) != cases for a in data):
-        raise UsageError(f"bootstrap needs arrays of one common length above 0; got {[len(a) for a in data]}")
+    data = _equally_long(arrays)
     statistic(*data)
-    members = _members(groups, cases)
+    (interval,) = bootstrap_intervals(
+        lambda *drawn: [statistic(*drawn)], *data, n=n, seed=seed, groups=groups, level=level
+    )
+    if isinstance(interval, str):
+        raise UsageError(interval)
+    return interval
+
+
+def bootstrap_intervals(
+    statistics: Callable[..., Sequence[float]],
+    *arrays: npt.ArrayLike,
+    n: int = 1000,
+    seed: int = 0,
+    groups: npt.ArrayLike | None = None,
+    level: float = 0.95,
+) -> list[tuple[float, float] | str]:
+    """Percentile bootstrap intervals of several figures at once, from the same resamples; arguments as above.
+
+    Args:
+        statistics: maps the resampled arrays to equally many floats each time. NaN is a figure that a resample does not
+            have; where it raises `UsageError`, the resample has none at all.
+
+    Returns:
+        For each figure its interval, or, where over a third of the resamples lack it, a text that says so.
+
+    Raises:
+        UsageError: if lengths differ.
+    """
+    data = _equally_long(arrays)
+    members = _members(groups, len(data[0]))
     random = np.random.default_rng(seed)
-    values = []
+    rows = []
     for _ in range(n):
         drawn = random.integers(0, len(members), len(members))
         index = np.concatenate([members[i] for i in drawn]) if groups is not None else drawn
         try:
-            values.append(statistic(*(a[index] for a in data)))
+            rows.append(np.asarray(statistics(*(a[index] for a in data)), dtype=np.float64))
         except UsageError:
             continue
-    if 3 * len(values) < 2 * n:
-        raise UsageError(
-            f"the statistic is undefined on {n - len(values)} of {n} resamples: too few cases of a class"
-        )
+    figures = len(statistics(*data))
+    values = np.array(rows).reshape(len(rows), figures)
     tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+    return [_interval(values[:, i], n, tail) for i in range(figures)]
 
 
 def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
@@ -180,6 +238,21 @@ def _counts_at_thresholds(y: Bools, s: Floats) -> tuple[Floats, npt.NDArray[np.i
     last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)
     true = np.cumsum(y, dtype=np.int64)[last]
     return s[last], true, last + 1 - true
+
+
+def _equally_long(arrays: Sequence[npt.ArrayLike]) -> list[npt.NDArray[Any]]:
+    data = [np.asarray(a) for a in arrays]
+    if not data or len(data[0]) == 0 or any(len(a) != len(data[0]) for a in data):
+        raise UsageError(f"bootstrap needs arrays of one common length above 0; got {[len(a) for a in data]}")
+    return data
+
+
+def _interval(values: Floats, drawn: int, tail: float) -> tuple[float, float] | str:
+    known = values[~np.isnan(values)]
+    if 3 * len(known) < 2 * drawn:
+        return f"the statistic is undefined on {drawn - len(known)} of {drawn} resamples: too few cases of a class"
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def _members(groups: npt.ArrayLike | None, cases: int) -> list[npt.NDArray[np.intp]] | npt.NDArray[np.intp]:
