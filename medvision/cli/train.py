@@ -70,6 +70,12 @@ app.command(
     help="Train a CNN-LSTM on the ordered patches of slides or large images.",
 )
 
+app.command(
+    "medvision.cli.train_classify:classify",
+    name="classify",
+    help="Train a classifier of images, such as OCT scans, chest X-rays or photographs of the skin.",
+)
+
 
 @app.command(name="slide-forest")
 def slide_forest(*, config: Path, out: Path, cohort: Path | None = None, results: Path | None = None) -> int:

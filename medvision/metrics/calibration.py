@@ -116,6 +116,28 @@ def fit_temperature(margins: Floats, positive: Bools) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-2.3, 2.3), method="bounded").x))
 
 
+def fit_softmax_temperature(logits: Floats, labels: npt.NDArray[np.integer]) -> float:
+    """The temperature at which `softmax(logits / temperature)` is likeliest for the labels (Guo et al., ICML 2017).
+
+    Args:
+        logits: (n, classes).
+        labels: (n,), places of the true classes.
+
+    Raises:
+        UsageError: if there is no case.
+    """
+    from scipy.optimize import minimize_scalar
+
+    if not len(labels):
+        raise UsageError("a temperature needs at least 1 case; got 0")
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        return float(np.mean(np.logaddexp.reduce(scaled, axis=1) - scaled[np.arange(len(labels)), labels]))
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2.3, 2.3), method="bounded").x))
+
+
 def fit_isotonic(probabilities: npt.ArrayLike, labels: npt.ArrayLike) -> MonotoneMap:
     """The monotone map of least squared error (pool adjacent violators; Zadrozny & Elkan, KDD 2002).
 

@@ -128,7 +128,7 @@ def train_classify(
     images, proof = load_images(config.images)
     if on_proof is not None:
         on_proof(proof)
-    write_proof(proof, out / "split.json")
+    write_proof(proof, out)
     train, validation, test = (_side(images, name) for name in ("train", "validation", "test"))
     train = _limited(train, config)
     _require_classes(train)
@@ -354,7 +354,7 @@ def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
     words = {"data", "images", "licence", "data_statement", "limits", "version", "name", "stages", "weights", "positive"}
     return {
         **config.model_dump(mode="json", exclude=words),
-        "stages": [stage.model_dump(mode="json", exclude={"steps"} if False else set()) for stage in config.stages],
+        "stages": [stage.model_dump(mode="json") for stage in config.stages],
     }
 
 

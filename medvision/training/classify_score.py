@@ -1,0 +1,63 @@
+"""How good a classifier of images is on those that it never saw: figures with their intervals, for card and contract."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from medvision.core.errors import UsageError
+from medvision.metrics.agreement import confusion_counts
+from medvision.metrics.classes import (
+    balanced_accuracy,
+    decide,
+    medmnist_accuracy,
+    medmnist_auc,
+    wilson_interval,
+)
+from medvision.metrics.ranking import bootstrap_intervals, delong_interval
+from medvision.models.contract import Figure
+from medvision.training.images import LabelledImages
+
+Floats = npt.NDArray[np.float64]
+
+
+def figures_of(
+    images: LabelledImages, probabilities: Floats, positive: str | None, where: str
+) -> dict[str, Figure]:
+    """AUC and accuracy as MedMNIST's evaluator has them, and balanced accuracy, each with its 95% interval.
+
+    Resampled are groups (patients, lesions), where they are known. The AUC of two classes is of `positive`; a figure that
+    the images do not allow, such as an AUC where a class is absent, is left out.
+    """
+    labels, scores, count = images.labels, probabilities, len(images.classes)
+    if count == 2 and positive == images.classes[0]:
+        labels, scores = 1 - labels, scores[:, ::-1]
+    grouped = images.groups is not None and len(set(images.groups)) < len(images)
+    groups = np.asarray(images.groups) if grouped else None
+    unit = f"bootstrap over {len(set(images.groups or ()))} groups" if grouped else "bootstrap over images"
+    cases = f"{len(images)} {where} images" if where == "test" else f"{len(images)} {where}"
+
+    def all_three(y: npt.NDArray[np.int64], p: Floats) -> list[float]:
+        table = confusion_counts(y, decide(p), (count, count))
+        try:
+            auc = medmnist_auc(y, p)
+        except UsageError:
+            auc = float("nan")
+        return [auc, medmnist_accuracy(y, p), balanced_accuracy(table)]
+
+    values = all_three(labels, scores)
+    intervals = bootstrap_intervals(all_three, labels, scores, groups=groups)
+    how = [unit, unit, unit]
+    if count == 2 and not grouped and len(set(labels.tolist())) == 2:
+        intervals[0], how[0] = delong_interval(labels, scores[:, 1]), "DeLong"
+    if not grouped:
+        right = round(values[1] * len(images))
+        intervals[1], how[1] = wilson_interval(right, len(images)), "Wilson"
+    names = ("auc", "accuracy", "balanced_accuracy")
+    means = ("AUC" if count == 2 else "mean one-vs-rest AUC", "accuracy", "mean sensitivity of the classes")
+    found = {}
+    for name, value, interval, by, meaning in zip(names, values, intervals, how, means, strict=True):
+        if value == value:
+            kept = None if isinstance(interval, str) else interval
+            found[name] = Figure(value=value, interval=kept, protocol=f"{meaning}, {cases}; interval: {by}")
+    return found
