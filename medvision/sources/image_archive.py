@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medvision.core.errors import MedvisionError, SourceTooLargeError, UnreadableSourceError
+from medvision.core.errors import SourceTooLargeError, UnreadableSourceError
 from medvision.sources.base import Pixels
 from medvision.sources.faults import LIBRARY_ERRORS, reason_of
 from medvision.sources.opening import check_file
@@ -20,6 +20,7 @@ from medvision.sources.opening import check_file
 MAX_ARCHIVE_BYTES = 2**33
 """Most bytes that the arrays of one file may take in memory."""
 
+_BROKEN: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, zipfile.BadZipFile)
 _IMAGES, _LABELS = "_images", "_labels"
 
 
@@ -36,8 +37,8 @@ def read_image_archive(path: str | Path) -> tuple[ArchivePart, ...]:
     """The splits of a `.npz` file, in its order.
 
     Raises:
-        UnreadableSourceError: if it is absent or damaged, has no pair of `NAME_images` and `NAME_labels`, or holds volumes, other
-            than 8-bit images, or several labels for one image.
+        UnreadableSourceError: if it is absent or damaged, has no pair of `NAME_images` and `NAME_labels`, or holds
+            volumes, other than 8-bit images, or several labels for one image.
         SourceTooLargeError: if its arrays claim more than `MAX_ARCHIVE_BYTES`.
     """
     path = Path(path)
@@ -55,9 +56,11 @@ def read_image_archive(path: str | Path) -> tuple[ArchivePart, ...]:
             )
         with np.load(path, allow_pickle=False) as arrays:
             return tuple(_part(name, arrays[name + _IMAGES], arrays[name + _LABELS]) for name in names)
-    except MedvisionError as error:
-        raise type(error)(f"{path}: {error}") from error
-    except (*LIBRARY_ERRORS, zipfile.BadZipFile) as error:
+    except SourceTooLargeError as error:
+        raise SourceTooLargeError(f"{path}: {error}") from error
+    except UnreadableSourceError as error:
+        raise UnreadableSourceError(f"{path}: {error}") from error
+    except _BROKEN as error:
         raise UnreadableSourceError(f"{path}: not a readable .npz file ({reason_of(error)})") from error
 
 
@@ -89,8 +92,8 @@ def _part(name: str, images: npt.NDArray[np.generic], labels: npt.NDArray[np.gen
     flat = labels.reshape(-1)
     if len(flat) != len(images) or flat.dtype.kind not in "ui" or (len(flat) and int(flat.min()) < 0):
         raise UnreadableSourceError(
-            f"{name}{_LABELS} is {labels.dtype} of shape {labels.shape} for {len(images)} images; read are whole numbers "
-            "from 0, one for each image"
+            f"{name}{_LABELS} is {labels.dtype} of shape {labels.shape} for {len(images)} images; read are "
+            "whole numbers from 0, one for each image"
         )
     images.setflags(write=False)
     return ArchivePart(name, images.view(np.uint8), flat.astype(np.int64))

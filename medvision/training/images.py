@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.digest import digest_file, digest_json
-from medvision.core.errors import UsageError
+from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.sources.still import Window, read_still
 
 Pixels = npt.NDArray[np.uint8]
@@ -75,8 +75,15 @@ class ImageFiles:
         return read_still(self.paths[index], self.window).pixels
 
     def digest(self, index: int) -> str:
-        """SHA-256 of the file."""
-        return digest_file(self.paths[index])
+        """SHA-256 of the file.
+
+        Raises:
+            UnreadableSourceError: if it is there no more.
+        """
+        try:
+            return digest_file(self.paths[index])
+        except OSError as error:
+            raise UnreadableSourceError(f"{self.paths[index]}: {error.strerror}") from error
 
     def take(self, indices: Sequence[int]) -> ImageFiles:
         """See `ImageStore`."""
@@ -101,7 +108,8 @@ class ImageArrays:
     def read(self, index: int) -> Pixels:
         """See `ImageStore`. A view that must not be written to."""
         part, place = self.places[index]
-        return self.parts[part][place]
+        pixels: Pixels = self.parts[part][place]
+        return pixels
 
     def digest(self, index: int) -> str:
         """SHA-256 of the shape and the pixels."""
@@ -117,8 +125,8 @@ class LabelledImages:
     """`n` images with what is known of them. `names` say in words which image is meant, such as a path below the set.
 
     `labels` int64 `(n,)` count in `classes`. `groups` name the patient (or lesion) of each image, None where nothing
-    says; `grouped_by` says what a group is. `splits` are of `SPLITS`, None where the set is not split. `provenance` says
-    where all this came from.
+    says; `grouped_by` says what a group is. `splits` are of `SPLITS`, None where the set is not split. `provenance`
+    says where all this came from.
     """
 
     store: ImageStore
@@ -169,10 +177,12 @@ class LabelledImages:
     def digest(self) -> str:
         """SHA-256 over content, label, group and split of each image, in order, the classes and the way of reading.
 
-        Where the files lie and what they are called does not matter. Every file is read for it.
+        Names of files, folders and groups do not matter. Every file is read for it.
         """
         none = (None,) * len(self)
-        facts = zip(self.labels.tolist(), self.groups or none, self.splits or none, strict=True)
+        numbers: dict[str, int] = {}
+        groups = [numbers.setdefault(group, len(numbers)) for group in self.groups or ()]
+        facts = zip(self.labels.tolist(), groups or none, self.splits or none, strict=True)
         rows = [[self.store.digest(i), *row] for i, row in enumerate(facts)]
         return digest_json({"classes": self.classes, "reading": dict(self.store.reading), "images": rows})
 

@@ -113,7 +113,9 @@ class ImagesConfig(Strict):
         named = [name for name, path in kinds.items() if path is not None]
         if len(named) != 1:
             raise ValueError(f"name one of folder, csv and npz, not {' and '.join(named) or 'none'}")
-        if self.csv is None and (self.image_folders or self.suffix or self.columns != ColumnsConfig()):
+        if self.csv is None and (
+            self.image_folders or self.suffix or self.columns != ColumnsConfig.model_validate({})
+        ):
             raise ValueError("columns, image_folders and suffix are for a csv")
         ways = {"group": self.group, "group_pattern": self.group_pattern, "columns.group": self.columns.group}
         said = [name for name, value in ways.items() if value is not None]

@@ -1,7 +1,7 @@
 """Copies of one image in a labelled set: on both sides of a split they would be learnt from and tested on.
 
-Exact copies have equal pixels; near ones have perceptual hashes that differ in few bits. An image without contrast, such
-as a blank one, is no evidence of anything and is counted apart.
+Exact copies have equal pixels; near ones have perceptual hashes that differ in few bits. An image without contrast, as
+a blank one, is no evidence of anything and is counted apart.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Copies:
 class DuplicateReport:
     """What was found before anything was dropped, and `dropped`: images left out of each split.
 
-    `found` has the keys "exact within", "exact across", "near within" and "near across" (splits). An image may count under
-    several. `flat` images were compared with none.
+    `found` has the keys "exact within", "exact across", "near within" and "near across" (splits). An image may count
+    under several. `flat` images were compared with none.
     """
 
     near_bits: int
@@ -111,7 +111,7 @@ def settle_duplicates(
 
 @dataclass(frozen=True, eq=False)
 class _Alike:
-    """Cells of images with equal pixels (-1: of an image without contrast), and which cells look alike, at what distance.
+    """Cells of images with equal pixels (-1: an image without contrast), and the distances of cells that look alike.
 
     `kinds` counts a cell's images by split and label; `members` are its first few images.
     """
@@ -127,7 +127,8 @@ def _alike(images: LabelledImages, near_bits: int) -> _Alike:
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
         parts = list(threads.map(lambda first: _prints(images, first), starts))
     cells: dict[str, int] = {}
-    cell_of, hashes = [], []
+    cell_of: list[int] = []
+    hashes: list[Bits] = []
     members: dict[int, list[int]] = defaultdict(list)
     kinds: dict[int, Counter[tuple[str, int]]] = defaultdict(Counter)
     splits = images.splits or ("",) * len(images)
@@ -170,9 +171,9 @@ def _report(images: LabelledImages, alike: _Alike, near_bits: int, policy: Polic
         same = {kind for kind, n in alike.kinds[cell].items() if n > (kind == mine)}
         for what, kinds in (("exact", same), ("near", near)):
             for where, there in (("within", True), ("across", False)):
-                found = [label for split, label in kinds if (split == mine[0]) == there]
-                counts[f"{what} {where}"] += bool(found)
-                other[f"{what} {where}"] += any(label != mine[1] for label in found)
+                labels = [label for split, label in kinds if (split == mine[0]) == there]
+                counts[f"{what} {where}"] += bool(labels)
+                other[f"{what} {where}"] += any(label != mine[1] for label in labels)
     found = {
         key: Copies(counts[key], other[key], tuple(examples))
         for key, examples in _examples(images, alike, splits).items()

@@ -55,7 +55,7 @@ def each_its_own(images: LabelledImages) -> LabelledImages:
     """The images as groups of one: patients are unknown, and said to be so."""
     return replace(
         images,
-        groups=tuple(f"{n}: {name}" for n, name in enumerate(images.names)),
+        groups=images.names,
         grouped_by="image: each counts by itself, patients are unknown",
     )
 

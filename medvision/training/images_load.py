@@ -21,8 +21,8 @@ def load_images(config: ImagesConfig) -> tuple[LabelledImages, SplitProof]:
 
     Raises:
         UnreadableSourceError: if an image or archive is damaged or not one.
-        UsageError: if the set is not as the configuration says, nothing says whose an image is, the set is not split and
-            no split is asked for, a group or (with `duplicates: refuse`) a copy lies on two sides.
+        UsageError: if the set is not as the configuration says, nothing says whose an image is, the set is not split
+            and no split is asked for, a group or (with `duplicates: refuse`) a copy lies on two sides.
     """
     images = grouped(read_images(config), config.group, config.group_pattern)
     if config.split.fractions is not None:

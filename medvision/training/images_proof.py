@@ -31,13 +31,13 @@ class SplitCount:
 class SplitProof:
     """Counts of each split, and the groups that each two of them share: 0, or there would be no proof.
 
-    `patients_known` is False where each image counts as its own group, so that the split says nothing about patients.
+    `groups_known` is False where each image counts as its own group, so that the split says nothing about patients.
     `digest` is that of the images as they are used.
     """
 
     digest: str
     grouped_by: str
-    patients_known: bool
+    groups_known: bool
     splits: Mapping[str, SplitCount]
     shared_groups: Mapping[str, int]
     duplicates: DuplicateReport
@@ -52,7 +52,7 @@ class SplitProof:
             classes = ", ".join(f"{label} {count}" for label, count in side.classes.items())
             told.append(f"  {name}: {side.images} images, {side.groups} groups ({classes})")
         told += [f"  groups in both {pair}: {count}" for pair, count in self.shared_groups.items()]
-        if not self.patients_known:
+        if not self.groups_known:
             told.append("  Patients are unknown: images of one patient may lie on two sides.")
         return told + self.duplicates.lines()
 
@@ -62,7 +62,7 @@ class SplitProof:
 
 
 def check_groups(images: LabelledImages) -> dict[str, int]:
-    """The groups that each two splits share: 0 each.
+    """The number of groups that each two splits share: 0 each, or there is an error.
 
     Raises:
         UsageError: if the images are not split or have none to train on, groups are not known, or a group lies in two
@@ -74,22 +74,24 @@ def check_groups(images: LabelledImages) -> dict[str, int]:
         raise UsageError(
             f"a split has images to train on and others; there are only {', '.join(set(images.splits))}"
         )
-    sides: dict[str, dict[str, str]] = {}
+    groups: dict[str, dict[str, str]] = {}  # by split, the groups in it and the first image of each
     for name, group, split in zip(images.names, images.groups, images.splits, strict=True):
-        sides.setdefault(group, {}).setdefault(split, name)
-    torn = [(group, by_split) for group, by_split in sides.items() if len(by_split) > 1]
+        groups.setdefault(split, {}).setdefault(group, name)
+    pairs = list(combinations([name for name in SPLITS if name in groups], 2))
+    shared = {pair: groups[pair[0]].keys() & groups[pair[1]].keys() for pair in pairs}
+    torn = [(group, a, b) for (a, b), both in shared.items() for group in sorted(both)]
     if torn:
         examples = "; ".join(
-            f"{group!r} ({', '.join(f'{split}: {name}' for split, name in by_split.items())})"
-            for group, by_split in torn[:_EXAMPLES]
+            f"{group!r} ({a}: {groups[a][group]}, {b}: {groups[b][group]})"
+            for group, a, b in torn[:_EXAMPLES]
         )
+        count = len({group for group, *_ in torn})
         raise UsageError(
-            f"{len(torn)} of {len(sides)} groups lie in more than one split, so that what is measured on one would be known "
-            f"from the other: {examples}. Groups are by {images.grouped_by}. Choices: a new split by `split: "
-            f"{{fractions: ...}}`; another group by {CHOICES}"
+            f"{count} of {len(set(images.groups))} groups lie in more than one split, so that what is measured on one "
+            f"would be known from the other: {examples}. Groups are by {images.grouped_by}. Choices: a new split by "
+            f"`split: {{fractions: ...}}`; another group by {CHOICES}"
         )
-    there = [name for name in SPLITS if name in images.splits]
-    return {f"{a} and {b}": 0 for a, b in combinations(there, 2)}
+    return {f"{a} and {b}": len(both) for (a, b), both in shared.items()}
 
 
 def prove_split(images: LabelledImages, duplicates: DuplicateReport) -> SplitProof:
@@ -109,7 +111,7 @@ def prove_split(images: LabelledImages, duplicates: DuplicateReport) -> SplitPro
     return SplitProof(
         digest=images.digest,
         grouped_by=images.grouped_by,
-        patients_known=not images.grouped_by.startswith(f"{IMAGE}:"),
+        groups_known=not images.grouped_by.startswith(f"{IMAGE}:"),
         splits=counted,
         shared_groups=shared,
         duplicates=duplicates,

@@ -192,8 +192,8 @@ def _classes(
     for what, names in (("named twice", twice), ("without images", absent), ("in neither list", extra)):
         if names:
             raise UsageError(
-                f"{where}: class {shown(names)} {what}; there are {', '.join(found)}. `classes` names those to learn in "
-                "order, `leave_out` the others"
+                f"{where}: class {shown(names)} {what}; there are {', '.join(found)}. `classes` names those to learn "
+                "in order, `leave_out` the others"
             )
     return tuple(wanted), "as given"
 

@@ -66,9 +66,8 @@ def _assigned(
 ) -> npt.NDArray[np.int64]:
     """A side for each group, from its images of each class `(groups, classes)` and the share of each side.
 
-    Groups are taken largest first, equal ones in drawn order; each goes where it fills the share of its classes least, so
-    that groups of every size end up on every side. A class whose last groups must reach the sides that still lack it is
-    sent there.
+    Groups are taken largest first, equal ones in drawn order; each goes where it fills the share of its classes least,
+    so that groups of every size end up on every side. The last groups of a class go to the sides that still lack it.
     """
     total = np.maximum(counts.sum(axis=0), 1)
     order = np.random.default_rng(seed).permutation(len(counts))
