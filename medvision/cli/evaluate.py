@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App
 
 from medvision.cli.console import console, print_made
+from medvision.evaluations.base import RESAMPLES
 
 if TYPE_CHECKING:
     from medvision.evaluations.page import EvaluationPage
@@ -108,7 +109,9 @@ def pathology(*, predictions: Path, out: Path, positive: str | None = None, bins
 
 
 @app.command
-def classify(*, predictions: Path, truth: Path, out: Path, readers: Path | None = None) -> int:
+def classify(
+    *, predictions: Path, truth: Path, out: Path, readers: Path | None = None, resamples: int = RESAMPLES
+) -> int:
     """Classified images: accuracy, AUCs, calibration, confusion table, and the figures of MedMNIST's evaluator.
 
     Example: medvision evaluate classify --predictions scores.csv --truth truth.csv --out scores
@@ -123,18 +126,26 @@ def classify(*, predictions: Path, truth: Path, out: Path, readers: Path | None 
         Folder for the scores as JSON and Markdown, the curves and a page.
     readers
         Of two classes: CSV with the columns reader,sensitivity,specificity, drawn beside the ROC curve.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
     """
     from medvision.evaluations.classify import evaluate
     from medvision.evaluations.image_page import describe
     from medvision.store.files import make_output
 
     make_output(out)
-    return _write(describe(evaluate(predictions, truth, readers)), out)
+    return _write(describe(evaluate(predictions, truth, readers, resamples)), out)
 
 
 @app.command
 def oct(
-    *, predictions: Path, truth: Path, out: Path, penalties: Path | None = None, readers: Path | None = None
+    *,
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    penalties: Path | None = None,
+    readers: Path | None = None,
+    resamples: int = RESAMPLES,
 ) -> int:
     """Retinal OCT: four classes, urgent referral (CNV, DME) against the rest, and the weighted error.
 
@@ -152,17 +163,21 @@ def oct(
         YAML: for each true class what each answer costs. The default is this project's, not the paper's.
     readers
         CSV with the columns reader,sensitivity,specificity for urgent referral.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
     """
     from medvision.evaluations.image_page import describe
     from medvision.evaluations.oct import evaluate
     from medvision.store.files import make_output
 
     make_output(out)
-    return _write(describe(evaluate(predictions, truth, penalties, readers)), out)
+    return _write(describe(evaluate(predictions, truth, penalties, readers, resamples)), out)
 
 
 @app.command
-def cxr(*, predictions: Path, truth: Path, out: Path, readers: Path | None = None) -> int:
+def cxr(
+    *, predictions: Path, truth: Path, out: Path, readers: Path | None = None, resamples: int = RESAMPLES
+) -> int:
     """Chest X-rays: pneumonia against normal, then bacterial against viral.
 
     Example: medvision evaluate cxr --predictions scores.csv --truth truth.csv --out scores
@@ -178,13 +193,15 @@ def cxr(*, predictions: Path, truth: Path, out: Path, readers: Path | None = Non
         Folder for the scores as JSON and Markdown, the curves and a page.
     readers
         CSV with the columns reader,sensitivity,specificity and, of both tasks, task: pneumonia or bacterial.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
     """
     from medvision.evaluations.cxr import evaluate
     from medvision.evaluations.image_page import describe
     from medvision.store.files import make_output
 
     make_output(out)
-    return _write(describe(evaluate(predictions, truth, readers)), out)
+    return _write(describe(evaluate(predictions, truth, readers, resamples)), out)
 
 
 @app.command
@@ -197,6 +214,7 @@ def skin(
     positive: tuple[str, ...] = (),
     negative: tuple[str, ...] = (),
     readers: Path | None = None,
+    resamples: int = RESAMPLES,
 ) -> int:
     """Skin lesions: the ISIC challenges' scores, coarser classes of a taxonomy, and a task beside readers.
 
@@ -218,13 +236,17 @@ def skin(
         Those that are negative, if not all others.
     readers
         CSV with the columns reader,sensitivity,specificity for this task; of ISIC 2017 also task.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
     """
     from medvision.evaluations.image_page import describe
     from medvision.evaluations.skin import evaluate
     from medvision.store.files import make_output
 
     make_output(out)
-    return _write(describe(evaluate(predictions, truth, taxonomy, positive, negative, readers)), out)
+    return _write(
+        describe(evaluate(predictions, truth, taxonomy, positive, negative, readers, resamples)), out
+    )
 
 
 def _write(page: EvaluationPage, out: Path) -> int:

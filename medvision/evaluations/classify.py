@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
 from medvision.evaluations.image_questions import Further, ask
 from medvision.evaluations.image_results import Drawing, ImageResult
 from medvision.evaluations.image_tasks import judge, read_readers
@@ -32,7 +32,7 @@ PUBLISHED = (
 
 
 def evaluate(
-    predictions: Path, truth: Path, readers: Path | None = None, resamples: int = 1000, seed: int = 0
+    predictions: Path, truth: Path, readers: Path | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> ImageResult:
     """Score a table of probabilities against a table of labels.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from medvision.core.errors import UsageError
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
 from medvision.evaluations.classify import MEDMNIST_SOURCE
 from medvision.evaluations.image_questions import ask
 from medvision.evaluations.image_results import (
@@ -53,7 +53,7 @@ PUBLISHED = (
 
 
 def evaluate(
-    predictions: Path, truth: Path, readers: Path | None = None, resamples: int = 1000, seed: int = 0
+    predictions: Path, truth: Path, readers: Path | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> ImageResult:
     """Score probabilities of pneumonia, or of its kinds.
 

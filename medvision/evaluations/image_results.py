@@ -33,11 +33,15 @@ NaN; a `UsageError` says that none does."""
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """How intervals are drawn; `groups` (n,) are those of the cases."""
+    """How intervals are drawn; `groups` (n,) are those of the cases. Without resamples only formulas give any."""
 
-    resamples: int = 1000
-    seed: int = 0
+    resamples: int
+    seed: int
     groups: npt.NDArray[np.str_] | None = None
+
+    def __post_init__(self) -> None:
+        if self.resamples < 0:
+            raise UsageError(f"bootstrap draws are a number from 0; got {self.resamples}")
 
     def of(self, kept: Bools) -> Drawing:
         """The same of the cases where `kept` (n,) is true."""

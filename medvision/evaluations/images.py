@@ -195,7 +195,7 @@ def check_same_images(given: Predictions, truth: Path, known: Collection[str]) -
 
 def sums_to_one(given: Predictions) -> npt.NDArray[np.bool_]:
     """Whether each image's probabilities do (n,), but for rounding."""
-    return np.asarray(np.abs(given.scores.sum(axis=1) - 1) <= SUM_TOLERANCE)
+    return np.asarray(np.abs(given.scores.sum(axis=1) - 1) <= SUM_TOLERANCE + 1e-9)
 
 
 def check_sums(given: Predictions) -> None:

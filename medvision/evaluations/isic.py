@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from medvision.core.errors import UsageError
+from medvision.evaluations.base import RESAMPLES
 from medvision.evaluations.image_results import Drawing, Floats, ImageResult, Ints, Wanted, measure
 from medvision.evaluations.image_tasks import judge, read_readers
 from medvision.evaluations.images import (
@@ -44,7 +45,7 @@ def is_2017(truth: Path) -> bool:
 
 
 def evaluate_2017(
-    predictions: Path, truth: Path, readers: Path | None = None, resamples: int = 1000, seed: int = 0
+    predictions: Path, truth: Path, readers: Path | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> ImageResult:
     """Two separate tasks and the mean of their AUCs, as Codella et al. 2018 (arXiv:1710.05006) score part 3.
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
 from medvision.evaluations.image_questions import Further, ask
 from medvision.evaluations.image_results import Drawing, ImageResult
 from medvision.evaluations.image_tasks import judge, read_readers
@@ -85,7 +85,7 @@ def evaluate(
     truth: Path,
     penalties: Path | None = None,
     readers: Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ImageResult:
     """Score probabilities of CNV, DME, DRUSEN and NORMAL.

@@ -14,7 +14,7 @@ import numpy as np
 
 from medvision.core.errors import UsageError
 from medvision.core.taxonomy import Taxonomy, read_taxonomy, sum_descendants
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
 from medvision.evaluations.image_questions import ask
 from medvision.evaluations.image_results import Bools, Drawing, ImageResult, Question, ReaderPoint, Task
 from medvision.evaluations.image_tasks import judge, read_readers
@@ -66,7 +66,7 @@ def evaluate(
     positive: Sequence[str] = (),
     negative: Sequence[str] = (),
     readers: Path | None = None,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> ImageResult:
     """Score a table of probabilities as the ISIC challenges do, and at coarser levels of a taxonomy.

@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from medvision.cli import run
+from medvision.core.errors import UsageError
 from medvision.evaluations.base import load_evaluations
 from medvision.evaluations.classify import evaluate
 from medvision.evaluations.image_page import describe
@@ -158,9 +159,15 @@ def test_files_and_command(images, tmp_path):
         "--out",
         str(tmp_path / "c"),
     ]
-    assert run(["evaluate", "classify", *places]) == 0
+    assert run(["evaluate", "classify", *places, "--resamples", "20"]) == 0
     assert (tmp_path / "c" / "classify.html").is_file()
     assert load_evaluations()["classify"].evaluate is evaluate
+
+
+def test_draws_cannot_be_fewer_than_none(images):
+    made = images(COUNTS)
+    with pytest.raises(UsageError, match="a number from 0; got -1"):
+        evaluate(made.predictions, made.truth, resamples=-1)
 
 
 def test_the_command_refuses_with_one_line(images, tmp_path, capfd):

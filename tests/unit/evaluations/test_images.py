@@ -56,7 +56,7 @@ def test_one_column_of_two_classes(files):
     got = read_cases(*files("image,probability\na,0.1\nb,0.7\nc,0.8\n", "image,label\na,0\nb,1\nc,0\n"))
     assert got.classes == ("0", "1")
     assert got.labels.tolist() == [0, 1, 0]
-    with pytest.raises(UsageError, match="the only column 'score' .* labels of truth.csv are cat, dog"):
+    with pytest.raises(UsageError, match=r"the only column .score. .* labels of truth\.csv are cat, dog"):
         read_cases(*files("image,score\na,0.1\nb,0.7\nc,0.8\n"))
     with pytest.raises(UsageError, match="but the classes are bird, dog"):
         read_cases(*files("image,cat\na,0.1\nb,0.7\nc,0.8\n"), classes=("dog", "bird"))
