@@ -10,7 +10,7 @@ from typing import Any
 from medvision.core.results import Score
 from medvision.evaluations import classify, cxr, oct, skin
 from medvision.evaluations.base import Published
-from medvision.evaluations.image_plots import draw_calibration, draw_roc
+from medvision.evaluations.image_plots import draw_curves
 from medvision.evaluations.image_results import ImageResult, Question, Task
 from medvision.evaluations.page import NONE, EvaluationPage, PageTable, Row, interval_text, number
 from medvision.metrics.ranking import RocCurve
@@ -40,7 +40,7 @@ def describe(result: ImageResult) -> EvaluationPage:
         if groups is not None
         else f"Wilson of shares, DeLong of AUCs, {result.drawing.resamples:,} bootstrap draws of images of the rest"
     )
-    plots = [plot for plot in (draw_roc(result), draw_calibration(result)) if plot is not None]
+    plot = draw_curves(result)
     return EvaluationPage(
         name=result.name,
         title=layout.heading,
@@ -48,9 +48,10 @@ def describe(result: ImageResult) -> EvaluationPage:
         heading=layout.heading,
         summary=f"{result.images:,} images{of_groups}. Intervals: 95%; {how}.",
         rows=_rows(result, layout.main),
-        plots=tuple(plots),
+        plots=() if plot is None else (plot,),
         notes=result.notes,
         tables=(
+            _beside_published(result, layout),
             *_task_tables(result.tasks),
             *(table for question in result.questions for table in _question_tables(question)),
             *result.tables,
@@ -118,6 +119,22 @@ def _rows(result: ImageResult, main: tuple[str, ...]) -> tuple[Row, ...]:
     )
 
 
+def _beside_published(result: ImageResult, layout: _Layout) -> PageTable:
+    """Our figures and, in a column for each, those that somebody published, for the figures that we define alike."""
+    known = [entry for entry in layout.published if entry.figures.keys() & layout.columns.keys()]
+    rows = tuple(
+        (
+            head,
+            _value(find(result)),
+            *(number(entry.figures[key]) if key in entry.figures else NONE for entry in known),
+        )
+        for key, (head, find) in layout.columns.items()
+    )
+    names = [f"published: {entry.method}" for entry in known]
+    note = f"Columns of others: {layout.published_note}. They compare only with figures measured on the same images."
+    return PageTable("Beside published figures", ("figure", "these predictions", *names), rows, note=note)
+
+
 def _task_tables(tasks: tuple[Task, ...]) -> list[PageTable]:
     rows = tuple(
         (one.name, one.title, f"{one.positives:,}", f"{one.cases - one.positives:,}") for one in tasks
@@ -164,11 +181,16 @@ def _question_tables(question: Question) -> list[PageTable]:
 
 
 def _definitions(result: ImageResult) -> PageTable:
-    """What each figure is, by its name; figures of several classes or tasks that are defined alike come once."""
-    parts = [result.figures, *(one.figures for one in result.questions)]
-    parts += [figures for one in result.questions for figures in one.per_class]
-    parts += [one.figures for one in result.tasks]
-    texts = {(name, score.protocol): None for figures in parts for name, score in figures.items() if score}
+    """What each figure is; those of several questions or classes that are defined alike come once."""
+    parts = [("", result.figures), *(("", one.figures) for one in result.questions)]
+    parts += [("a class: ", figures) for one in result.questions for figures in one.per_class]
+    parts += [(f"{one.name}: ", one.figures) for one in result.tasks]
+    texts = {
+        (prefix + name, score.protocol): None
+        for prefix, part in parts
+        for name, score in part.items()
+        if score
+    }
     return PageTable("Definitions", ("figure", "definition"), tuple(texts), words=2)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from medvision.evaluations.image_results import ImageResult, Question, Task
 from medvision.evaluations.page import interval_text
+from medvision.metrics.calibration import Reliability, calibration_gap
 from medvision.report.plots import BLUE, PALE_BLUE, Plot, diagonal, draw, paint_reliability, square
 
 if TYPE_CHECKING:
@@ -31,10 +32,13 @@ _LINES = (
 _SIDE, _TITLE = 3.3, 38
 
 
-def draw_roc(result: ImageResult) -> Plot | None:
-    """A panel per task with its readers, and per question of more than two classes with a curve for each."""
+def draw_curves(result: ImageResult) -> Plot | None:
+    """A ROC curve for each task with its readers, and each class of a question of several; calibration of the first."""
     panels: list[Callable[[Axes], None]] = [_task_panel(one) for one in result.tasks if one.curve is not None]
     panels += [_question_panel(one) for one in result.questions if len(one.classes) > 2 and any(one.curves)]
+    reliable = next((one.reliability for one in result.questions if one.reliability is not None), None)
+    if reliable is not None:
+        panels.append(_calibration_panel(reliable))
     if not panels:
         return None
     columns = min(2, len(panels))
@@ -47,24 +51,18 @@ def draw_roc(result: ImageResult) -> Plot | None:
         for axes in places[len(panels) :]:
             axes.set_axis_off()
 
-    alt = "ROC curves; the areas under them and the readers' points are in the tables"
-    return draw("roc", alt, (_SIDE * columns + 0.1, (_SIDE + 0.4) * rows), paint)
+    alt = "ROC curves and calibration; the areas and the readers' points are in the tables"
+    return draw("curves", alt, (_SIDE * columns + 0.1, (_SIDE + 0.4) * rows), paint)
 
 
-def draw_calibration(result: ImageResult) -> Plot | None:
-    """How often the most probable class is right, by its probability, of the first question that has probabilities."""
-    table = next((one.reliability for one in result.questions if one.reliability is not None), None)
-    if table is None:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        paint_reliability(axes, table, "Calibration of the most probable class")
-        axes.set_xlabel("its probability")
+def _calibration_panel(table: Reliability) -> Callable[[Axes], None]:
+    def fill(axes: Axes) -> None:
+        paint_reliability(axes, table, "")
+        axes.set_xlabel("probability of the most probable class")
         axes.set_ylabel("share of right answers")
+        _title(axes, "calibration", f"expected calibration error {calibration_gap(table):.3f}")
 
-    alt = "Share of right answers against the probability of the most probable class"
-    return draw("calibration", alt, (_SIDE + 0.2, _SIDE + 0.2), paint)
+    return fill
 
 
 def _task_panel(task: Task) -> Callable[[Axes], None]:
