@@ -132,7 +132,9 @@ def _beside_published(result: ImageResult, layout: _Layout) -> PageTable:
     )
     names = [f"published: {entry.method}" for entry in known]
     note = f"Columns of others: {layout.published_note}. They compare only with figures measured on the same images."
-    return PageTable("Beside published figures", ("figure", "these predictions", *names), rows, note=note)
+    return PageTable(
+        "Each figure beside published ones", ("figure", "these predictions", *names), rows, note=note
+    )
 
 
 def _task_tables(tasks: tuple[Task, ...]) -> list[PageTable]:

@@ -100,7 +100,7 @@ def test_two_classes_by_medmnist_s_definition_with_readers(tmp_path):
     assert "2 images have several most probable classes: they count as the first" in result.notes[0]
     page = describe(result)
     titles = [table.title for table in page.tables[:3]]
-    assert titles == ["Beside published figures", "Tasks", "Readers: ill against well"]
+    assert titles == ["Each figure beside published ones", "Tasks", "Readers: ill against well"]
     assert page.tables[0].rows[1] == ("MedMNIST ACC", "0.571", "0.854")
     assert page.tables[2].rows[0] == ("ann", "0.900", "0.300", "1.000")
 
