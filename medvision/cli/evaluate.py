@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import App
 
 from medvision.cli.console import console, print_made
+from medvision.evaluations.base import RESAMPLES
 
 if TYPE_CHECKING:
     from medvision.evaluations.page import EvaluationPage
@@ -105,6 +106,147 @@ def pathology(*, predictions: Path, out: Path, positive: str | None = None, bins
 
     make_output(out)
     return _write(describe(evaluate(predictions, positive, bins)), out)
+
+
+@app.command
+def classify(
+    *, predictions: Path, truth: Path, out: Path, readers: Path | None = None, resamples: int = RESAMPLES
+) -> int:
+    """Classified images: accuracy, AUCs, calibration, confusion table, and the figures of MedMNIST's evaluator.
+
+    Example: medvision evaluate classify --predictions scores.csv --truth truth.csv --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the column image and one of probability per class; of two classes, one column is enough.
+    truth
+        CSV with the columns image,label and, where known, group (such as the patient; intervals then draw groups).
+    out
+        Folder for the scores as JSON and Markdown, the curves and a page.
+    readers
+        Of two classes: CSV with the columns reader,sensitivity,specificity, drawn beside the ROC curve.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
+    """
+    from medvision.evaluations.classify import evaluate
+    from medvision.evaluations.image_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, truth, readers, resamples)), out)
+
+
+@app.command
+def oct(
+    *,
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    penalties: Path | None = None,
+    readers: Path | None = None,
+    resamples: int = RESAMPLES,
+) -> int:
+    """Retinal OCT: four classes, urgent referral (CNV, DME) against the rest, and the weighted error.
+
+    Example: medvision evaluate oct --predictions scores.csv --truth truth.csv --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the columns image,CNV,DME,DRUSEN,NORMAL.
+    truth
+        CSV with the columns image,label and, where known, group (the patient).
+    out
+        Folder for the scores as JSON and Markdown, the curves and a page.
+    penalties
+        YAML: for each true class what each answer costs. The default is this project's, not the paper's.
+    readers
+        CSV with the columns reader,sensitivity,specificity for urgent referral.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
+    """
+    from medvision.evaluations.image_page import describe
+    from medvision.evaluations.oct import evaluate
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, truth, penalties, readers, resamples)), out)
+
+
+@app.command
+def cxr(
+    *, predictions: Path, truth: Path, out: Path, readers: Path | None = None, resamples: int = RESAMPLES
+) -> int:
+    """Chest X-rays: pneumonia against normal, then bacterial against viral.
+
+    Example: medvision evaluate cxr --predictions scores.csv --truth truth.csv --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the column image and those of one of: pneumonia; normal,pneumonia; normal,bacterial,viral;
+        bacterial,viral.
+    truth
+        CSV with the columns image,label (normal, pneumonia, bacterial, viral) and, where known, group (the patient).
+    out
+        Folder for the scores as JSON and Markdown, the curves and a page.
+    readers
+        CSV with the columns reader,sensitivity,specificity and, of both tasks, task: pneumonia or bacterial.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
+    """
+    from medvision.evaluations.cxr import evaluate
+    from medvision.evaluations.image_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, truth, readers, resamples)), out)
+
+
+@app.command
+def skin(
+    *,
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    taxonomy: Path | None = None,
+    positive: tuple[str, ...] = (),
+    negative: tuple[str, ...] = (),
+    readers: Path | None = None,
+    resamples: int = RESAMPLES,
+) -> int:
+    """Skin lesions: the ISIC challenges' scores, coarser classes of a taxonomy, and a task beside readers.
+
+    Example: medvision evaluate skin --predictions scores.csv --truth truth.csv --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the column image and one score per class; or of ISIC 2017, with melanoma and seborrheic_keratosis.
+    truth
+        CSV with the columns image,label and, where known, group (the lesion); or ISIC's, with 0 and 1 per class.
+    out
+        Folder for the scores as JSON and Markdown, the curves and a page.
+    taxonomy
+        YAML tree whose nodes hold the classes (see `medvision taxonomy`): scores its first two levels too.
+    positive
+        Classes or nodes that are positive in a yes-or-no task. Default: the taxonomy's node "malignant".
+    negative
+        Those that are negative, if not all others.
+    readers
+        CSV with the columns reader,sensitivity,specificity for this task; of ISIC 2017 also task.
+    resamples
+        Draws for the intervals that have no formula, and for all where there are groups; 0 for none.
+    """
+    from medvision.evaluations.image_page import describe
+    from medvision.evaluations.skin import evaluate
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(
+        describe(evaluate(predictions, truth, taxonomy, positive, negative, readers, resamples)), out
+    )
 
 
 def _write(page: EvaluationPage, out: Path) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 
 from medvision.core.registry import Registry
 
+RESAMPLES = 1000
+"""Bootstrap draws of the evaluations of images, unless other numbers are asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Published:

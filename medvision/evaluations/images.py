@@ -1,4 +1,4 @@
-"""Predictions and truth of classified images as CSV files, joined strictly: no image is lost or counted twice unsaid."""
+"""Predictions and truth of classified images as CSV files, joined strictly: no image is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Predictions:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Label of each image, the group (such as the patient) it is of where the file says it, and the lines they are in."""
+    """Label of each image, where the file says it its group (such as the patient), and the line it is in."""
 
     path: Path
     labels: Mapping[str, str]
@@ -51,16 +51,6 @@ class Cases:
     probabilities: Floats
     groups: npt.NDArray[np.str_] | None
     notes: tuple[str, ...] = ()
-
-    def of(self, kept: npt.NDArray[np.bool_]) -> Cases:
-        """The cases where `kept` (n,) is true."""
-        return replace(
-            self,
-            images=tuple(np.array(self.images)[kept].tolist()),
-            labels=self.labels[kept],
-            probabilities=self.probabilities[kept],
-            groups=None if self.groups is None else self.groups[kept],
-        )
 
 
 def read_cases(predictions: Path, truth: Path, classes: Sequence[str] | None = None) -> Cases:
@@ -131,7 +121,7 @@ def join(given: Predictions, known: Truth) -> Cases:
     Raises:
         UsageError: if an image is in one of the files only, or a label is no class of the predictions.
     """
-    check_same_images(given, known.path, known.labels)
+    probabilities = align(given, known)
     place = {name.lower(): i for i, name in enumerate(given.classes)}
     for image, label in known.labels.items():
         if label.lower() not in place:
@@ -139,19 +129,29 @@ def join(given: Predictions, known: Truth) -> Cases:
                 f"{known.path}, line {known.lines[image]}: label {label!r} of image {image!r} is no class of "
                 f"{given.path.name}, which has {', '.join(given.classes)}"
             )
+    labels = np.array([place[label.lower()] for label in known.labels.values()], dtype=np.int64)
+    groups, notes = groups_of(known)
+    return Cases(given.classes, tuple(known.labels), labels, probabilities, groups, (*known.notes, *notes))
+
+
+def align(given: Predictions, known: Truth) -> Floats:
+    """The predictions' scores (n, classes) in the order of the truth.
+
+    Raises:
+        UsageError: if an image is in one of the files only.
+    """
+    check_same_images(given, known.path, known.labels)
     row = {image: i for i, image in enumerate(given.images)}
-    images = tuple(known.labels)
-    notes = list(known.notes)
-    if known.groups is not None and (count := len(set(known.groups.values()))) < FEW:
-        notes.append(f"{count} groups are too few for an interval to say much")
-    return Cases(
-        given.classes,
-        images,
-        np.array([place[label.lower()] for label in known.labels.values()], dtype=np.int64),
-        given.scores[[row[image] for image in images]],
-        None if known.groups is None else np.array(list(known.groups.values())),
-        tuple(notes),
-    )
+    return given.scores[[row[image] for image in known.labels]]
+
+
+def groups_of(known: Truth) -> tuple[npt.NDArray[np.str_] | None, list[str]]:
+    """The group of each image of the truth (n,), where it says them, and a note if they are few."""
+    if known.groups is None:
+        return None, []
+    groups = np.array(list(known.groups.values()))
+    count = len(np.unique(groups))
+    return groups, [f"{count} groups are too few for an interval to say much"] if count < FEW else []
 
 
 def keyed_table(path: Path, keys: Collection[str]) -> tuple[CsvTable, str]:
@@ -195,7 +195,7 @@ def check_same_images(given: Predictions, truth: Path, known: Collection[str]) -
 
 def sums_to_one(given: Predictions) -> npt.NDArray[np.bool_]:
     """Whether each image's probabilities do (n,), but for rounding."""
-    return np.asarray(np.abs(given.scores.sum(axis=1) - 1) <= SUM_TOLERANCE)
+    return np.asarray(np.abs(given.scores.sum(axis=1) - 1) <= SUM_TOLERANCE + 1e-9)
 
 
 def check_sums(given: Predictions) -> None:

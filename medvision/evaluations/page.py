@@ -30,13 +30,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """A further table of the page. The first `words` columns are words, the others numbers."""
+    """A further table of the page. The first `words` columns are words, the others numbers.
+
+    `shades`, if any, gives each number of each row a depth from 0 to 9.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     note: str = ""
+    shades: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

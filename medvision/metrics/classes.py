@@ -140,4 +140,4 @@ def wilson_interval(successes: int, cases: int, level: float = 0.95) -> tuple[fl
 
 def _share(part: npt.ArrayLike, whole: npt.ArrayLike) -> Floats:
     counts, cases = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
-    return np.divide(counts, cases, out=np.full(counts.shape, np.nan), where=cases > 0)
+    return np.asarray(np.divide(counts, cases, out=np.full(counts.shape, np.nan), where=cases > 0))

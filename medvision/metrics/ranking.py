@@ -219,7 +219,7 @@ def checked(labels: npt.ArrayLike, scores: npt.ArrayLike, both_classes: bool = T
         raise UsageError(
             f"labels of shape {given.shape} and scores of shape {s.shape}; both must be (n,), n above 0"
         )
-    if not np.isin(given, (0, 1)).all():
+    if given.dtype != np.bool_ and not np.isin(given, (0, 1)).all():
         raise UsageError(f"labels must be 0 or 1; got {sorted(set(given.tolist()))[:5]}")
     if not np.isfinite(s).all():
         raise UsageError(f"{np.count_nonzero(~np.isfinite(s))} of {len(s)} scores are not finite")

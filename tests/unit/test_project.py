@@ -61,6 +61,8 @@ def test_importing_the_package_is_free() -> None:
         ["features"],
         ["aggregate"],
         ["train", "mil"],
+        ["evaluate", "skin"],
+        ["taxonomy"],
         ["batch"],
         ["runs"],
         ["server", "start"],

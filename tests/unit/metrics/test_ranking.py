@@ -13,11 +13,14 @@ from torchmetrics.functional.classification import (
 
 from medvision.core.errors import UsageError
 from medvision.metrics.ranking import (
+    auc_above_sensitivity,
     average_precision,
     bootstrap_interval,
+    bootstrap_intervals,
     delong_interval,
     roc_auc,
     roc_curve,
+    sensitivity_at,
 )
 
 
@@ -96,6 +99,64 @@ def test_bootstrap_of_groups_draws_whole_groups():
     by_case = bootstrap_interval(mean, values, slide)
     assert by_slide[1] - by_slide[0] > 5 * (by_case[1] - by_case[0])
     assert by_slide == pytest.approx((4.5 - 1.96 * 2.87 / 10**0.5, 4.5 + 1.96 * 2.87 / 10**0.5), abs=0.25)
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "sensitivity", "area"),
+    [
+        # The six cases by which the ISIC challenges' scorer tests its own function, thresholds of 0 apart.
+        ([0, 0, 1, 1], [0.2, 0.4, 0.6, 0.8], 1.0, 1.0),
+        ([0, 0, 1, 1], [0.3, 0.7, 0.3, 0.7], 1.0, 0.0),
+        ([0, 0, 1, 1], [0.8, 0.6, 0.4, 0.2], 1.0, 0.0),
+        # By hand: from (0.2, 0.8) on the diagonal to (1, 1), a trapezium.
+        ([0, 0, 1, 1], [0.5, 0.5, 0.5, 0.5], 0.8, 0.2 * (0.8 + 1) / 2),
+        # By hand: (0, .5), (.5, .5), (.5, 1), (1, 1); it crosses 0.8 at 0.5 and covers the half right of it.
+        ([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.8], 0.8, 0.5),
+        ([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.8], 0.5, 0.25 + 0.5),
+    ],
+)
+def test_auc_above_a_sensitivity(labels, scores, sensitivity, area):
+    assert auc_above_sensitivity(labels, scores, sensitivity) == pytest.approx(area)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_above_a_sensitivity_by_fine_steps(seed):
+    y, s = cases(seed)
+    curve = roc_curve(y, s)
+    # The curve as a function of arc length, cut into small steps: those at or above the sensitivity are added up.
+    steps = np.linspace(0, len(curve.sensitivity) - 1, 200_001)
+    places = np.arange(len(curve.sensitivity))
+    x, t = (np.interp(steps, places, one) for one in (curve.false_positive_rate, curve.sensitivity))
+    area = np.sum(np.diff(x) * (t[1:] + t[:-1]) / 2 * (t[:-1] >= 0.8))
+    assert auc_above_sensitivity(y, s) == pytest.approx(area, abs=1e-4)
+    assert auc_above_sensitivity(y, s, 1e-12) == pytest.approx(roc_auc(y, s), abs=1e-9)
+
+
+def test_a_sensitivity_or_specificity_outside_its_range_is_refused():
+    with pytest.raises(UsageError, match=r"lies in \(0, 1\]; got 0"):
+        auc_above_sensitivity([0, 1], [0.1, 0.2], 0)
+    with pytest.raises(UsageError, match=r"lies in \[0, 1\]; got 1.1"):
+        sensitivity_at(roc_curve([0, 1], [0.1, 0.2]), 1.1)
+
+
+def test_sensitivity_at_a_specificity_is_of_a_point_of_the_curve():
+    y = np.repeat([0, 1], 10)
+    s = np.concatenate([np.arange(10), np.arange(10) + 4.5])
+    curve = roc_curve(y, s)
+    for specificity in np.linspace(0, 1, 11):
+        best = max(np.mean(s[y == 1] >= t) for t in [*s, 99] if np.mean(s[y == 0] < t) >= specificity - 1e-9)
+        assert sensitivity_at(curve, specificity) == pytest.approx(best)
+    assert sensitivity_at(curve, 0.95) == sensitivity_at(curve, 1)
+
+
+def test_several_figures_share_their_resamples():
+    y, s = cases(5)
+    auc, precision, seldom = bootstrap_intervals(
+        lambda y, s: [roc_auc(y, s), average_precision(y, s), float("nan")], y, s, n=200, seed=3
+    )
+    assert auc == bootstrap_interval(roc_auc, y, s, n=200, seed=3)
+    assert precision == bootstrap_interval(average_precision, y, s, n=200, seed=3)
+    assert seldom == "the statistic is undefined on 200 of 200 resamples: too few cases of a class"
 
 
 def test_bootstrap_says_when_the_statistic_is_often_undefined():
