@@ -37,7 +37,7 @@ test: $(STAMP) lint ## style, types, layers, and all tests but the slow ones
 test-all: $(STAMP) lint ## the slow tests too
 	$(PYTEST)
 
-test-faults: $(STAMP) ## damage slides, models and runs in every known way, and print how each case ended; some fifteen minutes
+test-faults: $(STAMP) ## damage slides, models and runs in every known way, and print how each case ended; an hour
 	$(BIN)/python -m pytest -n $(WORKERS) tests/faults --fault-table $(FAULTS)
 
 lint: $(STAMP) ## style, types and layers
