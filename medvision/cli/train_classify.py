@@ -33,4 +33,6 @@ def classify(*, config: Path, out: Path, data: Path | None = None, download: boo
         read, out, print_check, lambda proof: print_note("\n".join(proof.lines())), download=download
     )
     print_trained(report.summary(), weights=report.weights, card=report.card)
-    return print_trained("Score the predictions:", predictions=out / "predictions.csv", truth=out / "truth.csv")
+    return print_trained(
+        "Score the predictions:", predictions=out / "predictions.csv", truth=out / "truth.csv"
+    )

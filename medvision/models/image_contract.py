@@ -26,7 +26,9 @@ class Scope(BaseModel):
     smallest_px: int = Field(gt=0)
     grey: bool
 
-    def complaints(self, *, shape: tuple[int, ...], brightness: float, is_grey: bool, energy: float) -> list[str]:
+    def complaints(
+        self, *, shape: tuple[int, ...], brightness: float, is_grey: bool, energy: float
+    ) -> list[str]:
         """What of an image is unlike those of the training, in words; empty where nothing is."""
         rows, columns = shape[:2]
         found = []
@@ -35,9 +37,13 @@ class Scope(BaseModel):
         if not self.grey and is_grey:
             found.append("it is grey, and the training images were in colour")
         if min(rows, columns) < self.smallest_px:
-            found.append(f"it is {columns} × {rows} px, and the smallest of the training had {self.smallest_px}")
+            found.append(
+                f"it is {columns} × {rows} px, and the smallest of the training had {self.smallest_px}"
+            )
         if not self.aspect[0] <= columns / rows <= self.aspect[1]:
-            found.append(f"its sides are as {columns / rows:.2f} to 1; {self.aspect[0]:.2f} to {self.aspect[1]:.2f} were seen")
+            found.append(
+                f"its sides are as {columns / rows:.2f} to 1; {self.aspect[0]:.2f} to {self.aspect[1]:.2f} were seen"
+            )
         if not self.brightness[0] <= brightness <= self.brightness[1]:
             low, high = self.brightness
             found.append(f"its mean brightness is {brightness:.2f}; {low:.2f} to {high:.2f} were seen")
@@ -47,7 +53,7 @@ class Scope(BaseModel):
 
 
 class ImageContract(BaseModel):
-    """The metadata kept inside the safetensors file of a classifier of images: everything that must not be guessed at."""
+    """The metadata inside the safetensors file of a classifier of images: everything that must not be guessed at."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +67,7 @@ class ImageContract(BaseModel):
     resize: Resize = "squash"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     calibration: str = "uncalibrated"
     version: str = ""
     figures: dict[str, Figure] = Field(default_factory=dict)

@@ -14,10 +14,11 @@ from torch import nn
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import WeightsError
+from medvision.core.results import Table
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.engine.engine import Job, PatchEngine
 from medvision.engine.plan import whole
-from medvision.engine.sinks import Table, TableSink
+from medvision.engine.sinks import TableSink
 from medvision.models.classifiers.start import build
 from medvision.models.image_contract import ImageContract
 from medvision.models.weights import apply_weights, digest_state, read_weights
@@ -39,7 +40,9 @@ class ImageModel:
     def patch_model(self) -> PatchModel:
         """The network as the engine runs it; its outputs are logits `(n, classes)`, before any calibration."""
         contract = self.contract
-        said = contract.model_dump(mode="json", include={"architecture", "classes", "input_px", "mean", "std"})
+        said = contract.model_dump(
+            mode="json", include={"architecture", "classes", "input_px", "mean", "std"}
+        )
         return PatchModel(
             name=self.name,
             net=self.net.eval(),
@@ -94,7 +97,9 @@ def read_image_model(path: Path) -> ImageModel:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise WeightsError(f"{path}: the contract in its metadata is wrong at {where!r}: {first['msg']}") from error
+        raise WeightsError(
+            f"{path}: the contract in its metadata is wrong at {where!r}: {first['msg']}"
+        ) from error
     net = build(contract.architecture, len(contract.classes))
     apply_weights(net, state, path)
     return ImageModel(path.stem, net, contract)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 from typing import TypeVar
 
 import numpy as np
@@ -204,9 +205,10 @@ GROUPS = {"reading": reading, "engine": engine, "network": network, "dense": den
 
 def _native(path: Path) -> Source:
     """The slide with its full resolution alone, so that 448 px are read for a window of 224 px on any slide."""
-    source = open_source(path)
+    source: Any = open_source(path)
     source.levels = source.levels[:1]
-    return source
+    opened: Source = source
+    return opened
 
 
 def _read(bench: Bench, plan: TilePlan, factor: float, threads: int) -> float:

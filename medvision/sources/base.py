@@ -38,8 +38,6 @@ class Source(Protocol):
     path: Path
     axes: str
     """Array order of the spatial axes: "yx" for slides and photographs, "zyx" for volumes, "tyx" for clips."""
-    channels: int
-    levels: tuple[Level, ...]
     spacing: Spacing | None
     """Spacing of level 0, or None where neither the file nor a person gave one."""
     fill: int
@@ -50,6 +48,14 @@ class Source(Protocol):
     vendor: str
     metadata: Mapping[str, str]
     """Allow-listed facts of the acquisition. Never names, numbers, dates or labels that could identify a patient."""
+
+    @property
+    def channels(self) -> int:
+        """Values of a pixel."""
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """The pyramid, the largest level first."""
 
     @property
     def id(self) -> str:

@@ -45,7 +45,7 @@ OnCheck = Callable[[str, Check], None]
 
 @dataclass(frozen=True, eq=False)
 class ClassifyReport:
-    """What a training came to. `figures` are of the test images, or of the validation images where there are no others."""
+    """What a training came to. Figures are of the test images, or of the validation images where there are none."""
 
     weights: Path
     card: Path
@@ -101,7 +101,9 @@ class Staged(nn.Module):
         return self.learning is None or any(name.startswith(f"{module}.") for module in self.learning)
 
     def _holds_learning(self, name: str) -> bool:
-        return any(module == name or module.startswith(f"{name}.") or not name for module in self.learning or ())
+        return any(
+            module == name or module.startswith(f"{name}.") or not name for module in self.learning or ()
+        )
 
 
 def train_classify(
@@ -221,7 +223,12 @@ def _learn(
     (out / "progress").mkdir(exist_ok=True)
     for number, stage in enumerate(config.stages, start=1):
         name = f"stage {number}"
-        identity = {"config": _identity(config), "data": data, "stage": number, "start": digest_state(net.state_dict())}
+        identity = {
+            "config": _identity(config),
+            "data": data,
+            "stage": number,
+            "start": digest_state(net.state_dict()),
+        }
         fitted = fit(
             Staged(net, _modules(stage, start)),
             batches(given, config, mean, std, config.seed * 101 + number),
@@ -300,7 +307,11 @@ def _contract(config: TrainClassifyConfig, start: Start, images: LabelledImages,
         mean=start.recipe.mean,
         std=start.recipe.std,
         version=config.version,
-        window=None if window is None else str(window) if isinstance(window, str) else "{:g},{:g}".format(*window),
+        window=None
+        if window is None
+        else str(window)
+        if isinstance(window, str)
+        else "{:g},{:g}".format(*window),
     )
 
 
@@ -351,7 +362,18 @@ def is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
 
 def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
     """What of the configuration changes a network; the images are digested apart, and words change nothing."""
-    words = {"data", "images", "licence", "data_statement", "limits", "version", "name", "stages", "weights", "positive"}
+    words = {
+        "data",
+        "images",
+        "licence",
+        "data_statement",
+        "limits",
+        "version",
+        "name",
+        "stages",
+        "weights",
+        "positive",
+    }
     return {
         **config.model_dump(mode="json", exclude=words),
         "stages": [stage.model_dump(mode="json") for stage in config.stages],

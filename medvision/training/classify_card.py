@@ -26,7 +26,9 @@ def render_card(
     parameters = sum(weights.numel() for weights in model.net.parameters())
     mean, std = (", ".join(f"{value:.4g}" for value in of) for of in (contract.mean, contract.std))
     rows = [
-        f"| {name} | {side.images} | {side.groups} | " + " | ".join(str(side.classes[one]) for one in contract.classes) + " |"
+        f"| {name} | {side.images} | {side.groups} | "
+        + " | ".join(str(side.classes[one]) for one in contract.classes)
+        + " |"
         for name, side in proof.splits.items()
     ]
     sections = {
@@ -44,7 +46,7 @@ def render_card(
             *rows,
             "",
             f"A group is by {proof.grouped_by}. Groups in two splits: {sum(proof.shared_groups.values())}."
-            + ("" if proof.patients_known else " Patients are unknown: images of one may lie in two splits."),
+            + ("" if proof.groups_known else " Patients are unknown: images of one may lie in two splits."),
             *_limited(config),
         ],
         "Measured": figure_table(contract.figures),
@@ -60,7 +62,9 @@ def render_card(
 
 def _stage(config: TrainClassifyConfig, number: int, fits: Sequence[Fit]) -> str:
     stage = config.stages[number]
-    what = {"all": "all layers", "head": "the head alone"}.get(str(stage.train)) or f"{', '.join(stage.train)}"
+    what = {"all": "all layers", "head": "the head alone"}.get(
+        str(stage.train)
+    ) or f"{', '.join(stage.train)}"
     return f"{fits[number].best_step} steps of {what} at {stage.learning_rate:g}"
 
 

@@ -18,11 +18,15 @@ class ImageAugmentation(Strict):
     flip_rows: float = Field(0.0, ge=0, le=1, description="Share mirrored top to bottom.")
     rotation_deg: float = Field(10.0, ge=0, le=180)
     shift: float = Field(0.05, ge=0, lt=1, description="As a share of the side.")
-    scale: float = Field(0.1, ge=0, lt=1, description="Size is changed by a factor of up to 1 + this, either way.")
+    scale: float = Field(
+        0.1, ge=0, lt=1, description="Size is changed by a factor of up to 1 + this, either way."
+    )
     brightness: float = Field(0.15, ge=0, lt=1, description="Added, of 0..1.")
     contrast: float = Field(0.15, ge=0, lt=1, description="Distance from the image's mean, times 1 +- this.")
     noise: float = Field(0.02, ge=0, description="Largest standard deviation of pixel noise, of 0..1.")
-    erase: float = Field(0.0, ge=0, le=1, description="Share with a rectangle of 2 to 20% of the area in grey.")
+    erase: float = Field(
+        0.0, ge=0, le=1, description="Share with a rectangle of 2 to 20% of the area in grey."
+    )
 
 
 class Stage(Strict):
@@ -34,7 +38,9 @@ class Stage(Strict):
     steps: int = Field(ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     patience: int | None = Field(
-        None, ge=1, description="Checks without a better validation loss after which to stop; by default none."
+        None,
+        ge=1,
+        description="Checks without a better validation loss after which to stop; by default none.",
     )
 
 
@@ -51,15 +57,21 @@ class TrainClassifyConfig(Strict):
     )
     input_px: int | None = Field(None, ge=16, description="Side of the input; by default the network's own.")
     resize: Literal["squash", "crop", "pad"] = "squash"
-    positive: str | None = Field(None, description="Of two classes the one looked for; by default the second.")
-    stages: tuple[Stage, ...] = Field((Stage(steps=300),), min_length=1, description="One after the other.")
+    positive: str | None = Field(
+        None, description="Of two classes the one looked for; by default the second."
+    )
+    stages: tuple[Stage, ...] = Field(
+        (Stage.model_validate({"steps": 300}),), min_length=1, description="One after the other."
+    )
     batch_size: int = Field(32, ge=2)
     sampling: Literal["balanced", "natural"] = Field(
         "balanced", description="Each class as often as any other, or as often as it is there."
     )
     label_smoothing: float = Field(0.05, ge=0, lt=1)
     mixup: float = Field(
-        0.0, ge=0, description="Alpha of the beta distribution by which pairs are mixed (Zhang et al. 2018); 0 for none."
+        0.0,
+        ge=0,
+        description="Alpha of the beta distribution by which pairs are mixed (Zhang et al. 2018); 0 for none.",
     )
     augmentation: ImageAugmentation = ImageAugmentation.model_validate({})
     weight_decay: float = Field(0.05, ge=0)

@@ -48,7 +48,9 @@ class ResizedImages:
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).float() / 255
 
 
-def drawer(images: LabelledImages, config: TrainClassifyConfig, seed: int) -> Callable[[int], npt.NDArray[np.int64]]:
+def drawer(
+    images: LabelledImages, config: TrainClassifyConfig, seed: int
+) -> Callable[[int], npt.NDArray[np.int64]]:
     """Which images a step learns from: balanced, a class and then one of its images; natural, each once an epoch."""
     count = len(images)
     by_class = [np.flatnonzero(images.labels == label) for label in range(len(images.classes))]
@@ -61,7 +63,10 @@ def drawer(images: LabelledImages, config: TrainClassifyConfig, seed: int) -> Ca
 
     def natural(step: int) -> npt.NDArray[np.int64]:
         places = np.arange(step * config.batch_size, (step + 1) * config.batch_size)
-        orders = {epoch: np.random.default_rng((seed, epoch)).permutation(count) for epoch in set(places // count)}
+        orders = {
+            epoch: np.random.default_rng((seed, int(epoch))).permutation(count)
+            for epoch in set(places // count)
+        }
         return np.array([orders[place // count][place % count] for place in places], np.int64)
 
     return balanced if config.sampling == "balanced" else natural
@@ -124,7 +129,9 @@ def change(images: torch.Tensor, how: ImageAugmentation, generator: torch.Genera
     theta[:, :, 1] *= mirror[:, 1:]
     if not torch.equal(theta, torch.eye(2, 3).expand_as(theta)):
         grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-        images = functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        images = functional.grid_sample(
+            images, grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
     middle = images.mean(dim=(1, 2, 3), keepdim=True)
     gain = 1 + between(-how.contrast, how.contrast)[:, None, None, None]
     images = middle + (images - middle) * gain + between(-how.brightness, how.brightness)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""How good a classifier of images is on those that it never saw: figures with their intervals, for card and contract."""
+"""How good a classifier of images is on those that it never saw: figures with intervals, for card and contract."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def figures_of(
 ) -> dict[str, Figure]:
     """AUC and accuracy as MedMNIST's evaluator has them, and balanced accuracy, each with its 95% interval.
 
-    Resampled are groups (patients, lesions), where they are known. The AUC of two classes is of `positive`; a figure that
-    the images do not allow, such as an AUC where a class is absent, is left out.
+    Resampled are groups (patients, lesions), where they are known. The AUC of two classes is of `positive`; a figure
+    that the images do not allow, such as an AUC where a class is absent, is left out.
     """
     labels, scores, count = images.labels, probabilities, len(images.classes)
     if count == 2 and positive == images.classes[0]:

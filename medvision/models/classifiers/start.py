@@ -45,7 +45,7 @@ def recipe_of(name: str) -> Recipe:
 
 
 def build(name: str, classes: int) -> nn.Module:
-    """The network for `classes`, without weights and without auxiliary classifiers, which help only a training from scratch."""
+    """The network for `classes`, without weights and without auxiliary classifiers, needless after pretraining."""
     net = recipe_of(name).build(classes)
     if getattr(net, "aux_logits", False):
         net.aux_logits = False  # type: ignore[assignment]
@@ -102,11 +102,13 @@ def _load_trunk(net: nn.Module, state: State, head: tuple[str, ...], where: Path
     """Load all but the head (and what only a training from scratch needs); returns how many tensors."""
     own = net.state_dict()
     wanted = {name for name in own if not _within(name, head)}
-    missing = sorted(name for name in wanted if name not in state and not name.endswith("num_batches_tracked"))
+    missing = sorted(
+        name for name in wanted if name not in state and not name.endswith("num_batches_tracked")
+    )
     if missing:
         raise WeightsError(
-            f"{where}: these weights are not for this network; {len(missing)} of its {len(wanted)} tensors are missing, "
-            f"such as {missing[0]}"
+            f"{where}: these weights are not for this network; {len(missing)} of its {len(wanted)} tensors are "
+            f"missing, such as {missing[0]}"
         )
     other = sorted(name for name in wanted if name in state and state[name].shape != own[name].shape)
     if other:
@@ -125,7 +127,9 @@ def _within(name: str, modules: tuple[str, ...]) -> bool:
 
 def _fetched(name: str, recipe: Recipe, folder: Path | None) -> State:
     if recipe.library == "medvision":
-        raise UsageError(f"{name} has no weights of a library; name a file: `weights: FILE`, or leave them out")
+        raise UsageError(
+            f"{name} has no weights of a library; name a file: `weights: FILE`, or leave them out"
+        )
     if folder is None:
         raise UsageError(
             f"weights: library: {recipe.library}'s weights of {name} would be fetched from the internet; allow it with "
@@ -134,15 +138,17 @@ def _fetched(name: str, recipe: Recipe, folder: Path | None) -> State:
     folder.mkdir(parents=True, exist_ok=True)
     plain = name.rpartition("/")[2]
     fetch: Callable[[], State] = (
-        (lambda: _of_torchvision(plain, folder)) if recipe.library == "torchvision" else (lambda: _of_timm(plain, folder))
+        (lambda: _of_torchvision(plain, folder))
+        if recipe.library == "torchvision"
+        else (lambda: _of_timm(plain, folder))
     )
     try:
         return fetch()
     except (URLError, OSError) as error:
         said = str(getattr(error, "reason", error)).strip().partition("\n")[0]
         raise UsageError(
-            f"weights: library: {recipe.library}'s weights of {name} could not be fetched ({said}); on a machine without "
-            "internet fetch them elsewhere and name the file: `weights: FILE`"
+            f"weights: library: {recipe.library}'s weights of {name} could not be fetched ({said}); on a machine "
+            "without internet fetch them elsewhere and name the file: `weights: FILE`"
         ) from error
 
 
@@ -150,7 +156,7 @@ def _of_torchvision(name: str, folder: Path) -> State:
     from torch.hub import load_state_dict_from_url
     from torchvision.models import get_model_weights
 
-    best: Any = get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    best: Any = get_model_weights(name).DEFAULT
     found: State = load_state_dict_from_url(
         best.url, model_dir=str(folder), check_hash=True, progress=False, weights_only=True
     )

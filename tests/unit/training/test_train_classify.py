@@ -46,7 +46,9 @@ def discs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     210.0,
                     -1,
                 )
-            cv2.imwrite(str(folder / kind / f"{kind}-{patient}-{number}.png"), pixels.clip(0, 255).astype(np.uint8))
+            cv2.imwrite(
+                str(folder / kind / f"{kind}-{patient}-{number}.png"), pixels.clip(0, 255).astype(np.uint8)
+            )
     return folder
 
 
@@ -150,7 +152,9 @@ def test_a_trunk_of_any_library_keeps_its_weights_and_gets_a_new_head(name: str,
     assert own[f"{start.head[0]}.weight"].shape[0] == 3
 
 
-def test_weights_are_fetched_only_when_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_fetched_only_when_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UsageError, match="allow it with --download, or name a local file"):
         begin("resnet18", 2, "library", None)
 
@@ -160,16 +164,18 @@ def test_weights_are_fetched_only_when_that_is_asked_for(tmp_path: Path, monkeyp
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     with pytest.raises(UsageError, match=r"could not be fetched \(Name or service not known\)"):
         begin("resnet18", 2, "library", tmp_path)
+    file = tmp_path / "other.safetensors"
+    write_weights(file, build("slim-resnet", 2).state_dict(), {})
     with pytest.raises(WeightsError, match="not for this network"):
-        file = tmp_path / "other.safetensors"
-        write_weights(file, build("slim-resnet", 2).state_dict(), {})
         begin("resnet18", 2, file, None)
 
 
 def test_batches_are_balanced_or_go_through_every_image(discs: Path) -> None:
     images, _ = load_images(config(discs).images)
     train = images.of("train")
-    few = train.take([*np.flatnonzero(train.labels == 0)[:3].tolist(), *np.flatnonzero(train.labels == 1).tolist()])
+    few = train.take(
+        [*np.flatnonzero(train.labels == 0)[:3].tolist(), *np.flatnonzero(train.labels == 1).tolist()]
+    )
     chosen = drawer(few, config(discs), 0)(5)
     assert np.bincount(few.labels[chosen]).tolist() == [8, 8]
     assert np.array_equal(chosen, drawer(few, config(discs), 0)(5))
@@ -182,9 +188,7 @@ def test_batches_are_balanced_or_go_through_every_image(discs: Path) -> None:
 def test_changes_keep_the_range_and_can_be_switched_off() -> None:
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(6, 3, 32, 32, generator=generator)
-    off = ImageAugmentation(
-        flip=0, rotation_deg=0, shift=0, scale=0, brightness=0, contrast=0, noise=0
-    )
+    off = ImageAugmentation(flip=0, rotation_deg=0, shift=0, scale=0, brightness=0, contrast=0, noise=0)
     assert torch.allclose(change(images, off, generator), images, atol=1e-6)
     mirrored = change(images, off.model_copy(update={"flip": 1.0}), generator)
     assert torch.allclose(mirrored, images.flip(3), atol=1e-5)
@@ -229,5 +233,8 @@ def test_bad_input_is_one_error(discs: Path, tmp_path: Path, capsys: pytest.Capt
     base = f"name: x\ntrunk: slim-resnet\ninput_px: 32\nimages: {{folder: {discs}"
     assert "nothing says" in said(base + ", split: {fractions: {train: 0.5, test: 0.5}}}\n").lower() or True
     assert "no such field" in said(base + ", colour: red}\n")
-    assert "resnet-18" in said(base.replace("slim-resnet", "resnet-18") + ", group: kermany-oct, split: {fractions: {train: 0.5, test: 0.5}}}\n")
+    assert "resnet-18" in said(
+        base.replace("slim-resnet", "resnet-18")
+        + ", group: kermany-oct, split: {fractions: {train: 0.5, test: 0.5}}}\n"
+    )
     assert "none of" in said(base + ", classes: [A, B]}\npositive: C\n")
