@@ -175,10 +175,11 @@ def write_predictions(images: LabelledImages, probabilities: Floats, out: Path) 
             writer.writerow([name, *(f"{value:.6f}" for value in row)])
     with (out / "truth.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        grouped = images.groups is not None
+        # Images that are each a group of their own would make every interval one over groups, to no end.
+        grouped = images.groups is not None and len(set(images.groups)) < len(images)
         writer.writerow(["image", "label", *(["group"] if grouped else [])])
         for index, name in enumerate(images.names):
-            own = [images.groups[index]] if images.groups is not None else []
+            own = [images.groups[index]] if grouped and images.groups is not None else []
             writer.writerow([name, images.classes[images.labels[index]], *own])
 
 

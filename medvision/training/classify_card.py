@@ -45,8 +45,8 @@ def render_card(
             "|---|---:|---:|" + "---:|" * len(contract.classes),
             *rows,
             "",
-            f"A group is by {proof.grouped_by}. Groups in two splits: {sum(proof.shared_groups.values())}."
-            + ("" if proof.groups_known else " Patients are unknown: images of one may lie in two splits."),
+            f"Groups are by {proof.grouped_by}. Groups in two splits: {sum(proof.shared_groups.values())}."
+            + ("" if proof.groups_known else " Images of one patient may lie in two splits."),
             *_limited(config),
         ],
         "Measured": figure_table(contract.figures),
