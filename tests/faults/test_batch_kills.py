@@ -162,7 +162,7 @@ def kill_in(
 
 @pytest.mark.parametrize(
     ("stage", "points"),
-    [(computing, 1), (writing, 1), *(pytest.param(stage, 20, marks=pytest.mark.slow) for stage in STAGES)],
+    [(computing, 1), *(pytest.param(stage, 20, marks=pytest.mark.slow) for stage in STAGES)],
     ids=lambda one: str(getattr(one, "__name__", one)),
 )
 def test_killed_in_every_stage(

@@ -199,6 +199,7 @@ def test_workers_write_what_one_process_writes(
     assert heard[-1].ended == 2 and heard[-1].bytes_done == heard[-1].bytes_all
 
 
+@pytest.mark.slow
 def test_a_lost_worker_costs_an_attempt_and_no_slide(
     prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
 ) -> None:

@@ -133,7 +133,7 @@ def test_a_schedule_from_its_making_to_its_removal(
         (("--cron", "0 99 * * *"), "--cron '0 99 * * *': not a cron expression"),
         (("--cron", "0 9 * * *", "--timezone", "Mars/X"), "--timezone Mars/X: no such timezone"),
         (("--cron", "0 9 * * *", "--settle", "5"), "--settle 5 is for --watch"),
-        (("--watch", "--settle", "0"), "--settle 0: expected more than 0 seconds"),
+        (("--watch", "--settle", "0"), "--settle 0: expected a number of seconds above 0"),
         (("--watch", "--cron", "0 9 * * *"), "either --cron"),
         (("--watch", "--pool", "absent"), "--pool absent: no such work pool"),
         (("--watch", "--config", "absent.yaml"), "absent.yaml: cannot be read"),
