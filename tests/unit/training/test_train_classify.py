@@ -231,7 +231,9 @@ def test_bad_input_is_one_error(discs: Path, tmp_path: Path, capsys: pytest.Capt
         return capsys.readouterr().err
 
     base = f"name: x\ntrunk: slim-resnet\ninput_px: 32\nimages: {{folder: {discs}"
-    assert "nothing says" in said(base + ", split: {fractions: {train: 0.5, test: 0.5}}}\n").lower() or True
+    assert "nothing says which of the 120 images are of one patient" in said(
+        base + ", split: {fractions: {train: 0.5, test: 0.5}}}\n"
+    )
     assert "no such field" in said(base + ", colour: red}\n")
     assert "resnet-18" in said(
         base.replace("slim-resnet", "resnet-18")
