@@ -179,12 +179,25 @@ def test_a_supplied_spacing_replaces_the_files(slide):
     source.close()
 
 
+def state_of(pid: int) -> str:
+    """The letter for a process's state: T stopped, Z and X ended, as it is where there is none any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return "X"
+
+
 def test_a_killed_or_stopped_process_is_replaced(slide):
     source = open_guarded(slide, limits=Limits(seconds=1))
     expected = source.read(WINDOW)
     for end in (signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP):
         first = pid_of(source)
         os.kill(first, end)
+        until = time.monotonic() + 10
+        while (
+            state_of(first) not in "TXZ" and time.monotonic() < until
+        ):  # it may answer until the signal is there
+            time.sleep(0.01)
         np.testing.assert_array_equal(source.read(WINDOW), expected)
         assert pid_of(source) != first
         assert gone(first)
