@@ -8,13 +8,11 @@ flow puts tasks, processes or hosts between the two.
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import os
 import shlex
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,6 +24,7 @@ from medvision.engine.device import resolve_device
 from medvision.pipelines.analyze import analyze_slide
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.batch_plan import BatchSlide, plan_batch
+from medvision.pipelines.batch_records import attempt_of, end_of, interrupt, operator, recover, run_end
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.configured import check_config, check_names
 from medvision.pipelines.device import Crew, Seats, devices_of
@@ -33,17 +32,15 @@ from medvision.pipelines.losses import Losses, lost_reason
 from medvision.pipelines.run import finish_run
 from medvision.sources.guarded import Limits
 from medvision.store.files import make_output
-from medvision.store.journal import Entry, Journal, Teller, unfinished
+from medvision.store.journal import Entry, Journal, Teller
 from medvision.store.ledger import LEDGER, Ledger
-from medvision.store.ledger_records import Attempt, AttemptEnd, RunEnd, RunStart
+from medvision.store.ledger_records import RunStart
 from medvision.store.provenance import code_digest, new_run_id, software_versions, utc_now
 from medvision.store.pseudonyms import read_key
 from medvision.store.records import SlideOutcome
-from medvision.store.store import CONTROL, ResultStore
+from medvision.store.store import CONTROL
 
 _LOOK_S = 0.5
-_RECOVERY = "recovery.lock"
-"""Name of a lock that no slide's folder can have."""
 
 
 class Stopped(Exception):
@@ -251,7 +248,7 @@ class BatchRun:
         try:
             self.look()
             with self._ledger() as ledger:
-                _interrupt(ledger, self._journal)
+                interrupt(ledger, self._journal)
                 finished = len(self.outcomes) == len(self.slides)
                 ledger.end_run(run_end(self.run_id, self.outcomes, finished=finished))
                 ended = [self.outcomes[number] for number in sorted(self.outcomes)]
@@ -325,10 +322,10 @@ class BatchRun:
 
     def _take(self, ledger: Ledger, entry: Entry) -> Iterator[SlideOutcome]:
         if entry.id not in self._begun:
-            ledger.begin(_attempt(self.run_id, entry))
+            ledger.begin(attempt_of(self.run_id, entry))
             self._begun.add(entry.id)
         if entry.ended_utc is not None and entry.outcome is not None:
-            ledger.end(_end(self.run_id, entry, entry.ended_utc, entry.outcome))
+            ledger.end(end_of(self.run_id, entry, entry.ended_utc, entry.outcome))
             self._ended.add(entry.id)
             # A fault that may pass is not over while there are tries left.
             if not entry.outcome.transient or entry.attempt >= self.request.options.attempts:
@@ -400,40 +397,6 @@ class BatchRun:
         )
 
 
-def recover(out: Path) -> list[str]:
-    """Take what dead runs left in their journals into the ledger, as interrupted; returns their ids."""
-    recovered = []
-    with ResultStore(out).lock(_RECOVERY):  # of two runs that begin at once, one does it
-        for journal in unfinished(out):
-            with Ledger(out / LEDGER) as ledger:
-                known = {run.run_id: run for run in ledger.runs()}
-                if journal.run_id in known:
-                    _interrupt(ledger, journal)
-                    if known[journal.run_id].state == "running":
-                        ended = {entry.number: entry.outcome for entry in journal.entries() if entry.outcome}
-                        ledger.end_run(run_end(journal.run_id, ended, finished=False))
-                    recovered.append(journal.run_id)
-            journal.remove()
-    return recovered
-
-
-def _interrupt(ledger: Ledger, journal: Journal) -> None:
-    """Enter every attempt of a journal; one that has not ended was interrupted."""
-    detail = ledger.run(journal.run_id)
-    over = {one.attempt.attempt_id for slide in detail.slides for one in slide.attempts if one.ends}
-    for entry in journal.entries():
-        attempt = _attempt(journal.run_id, entry)
-        ledger.begin(attempt)
-        if entry.ended_utc is not None and entry.outcome is not None:
-            ledger.end(_end(journal.run_id, entry, entry.ended_utc, entry.outcome))
-        elif attempt.attempt_id not in over:
-            ledger.end(
-                AttemptEnd(
-                    attempt_id=attempt.attempt_id, ended_utc=utc_now(), verdict="interrupted", outcome=None
-                )
-            )
-
-
 def check_workers(request: BatchRequest) -> None:
     """Refuse more workers than the devices of this machine can serve: two for each, of which one computes.
 
@@ -481,41 +444,6 @@ def check_request(request: BatchRequest) -> None:
         check_config(config.model_copy(update={"device": devices_of(config.device)[0]}))
     else:
         check_names(config)
-
-
-def _attempt(run_id: str, entry: Entry) -> Attempt:
-    return Attempt(
-        run_id=run_id,
-        attempt_id=f"{run_id}/{entry.id}",
-        number=entry.number,
-        slide_id=entry.slide_id,
-        name=entry.name,
-        began_utc=entry.began_utc,
-        worker=entry.worker,
-    )
-
-
-def _end(run_id: str, entry: Entry, ended_utc: str, outcome: SlideOutcome) -> AttemptEnd:
-    return AttemptEnd(
-        attempt_id=f"{run_id}/{entry.id}", ended_utc=ended_utc, verdict=outcome.status, outcome=outcome
-    )
-
-
-def run_end(run_id: str, outcomes: Mapping[int, SlideOutcome], *, finished: bool) -> RunEnd:
-    """The end of a run, with how many slides ended in which way."""
-    return RunEnd(
-        run_id=run_id,
-        finished_utc=utc_now(),
-        state="finished" if finished else "interrupted",
-        counts=Counter(str(outcome.status) for outcome in outcomes.values()),
-    )
-
-
-def operator() -> str:
-    """Who runs this: the login name, or the number of a user without one."""
-    with contextlib.suppress(KeyError, OSError):  # no entry for this user, as in some containers
-        return getpass.getuser()
-    return f"uid {os.getuid()}"
 
 
 def _size(path: Path) -> int:

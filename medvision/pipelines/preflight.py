@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import resource
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,6 +21,7 @@ from medvision.core.errors import MedvisionError
 from medvision.pipelines.batch_config import BatchOptions
 from medvision.pipelines.batch_plan import BatchSlide
 from medvision.sources import open_source
+from medvision.sources.guarded_child import limit_memory
 from medvision.sources.spacing import require_spacing
 from medvision.store.pseudonyms import without_name
 
@@ -89,7 +89,7 @@ class _Opener:
         if self._pool is None:
             limit = int(self._options.memory_limit * 1e9)
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(1, context, initializer=_limit, initargs=(limit,))
+            self._pool = ProcessPoolExecutor(1, context, initializer=limit_memory, initargs=(limit,))
             # Its start is not the slide's fault, and may take longer than a slide is allowed.
             with contextlib.suppress(TookTooLong, BrokenProcessPool):
                 self._pool.submit(_problem, Path(os.devnull), None).result(timeout=_START_S)
@@ -108,17 +108,6 @@ class _Opener:
                 process.kill()
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
-
-
-def _limit(memory_bytes: int) -> None:
-    """Allow so much beyond what the process has now, and never more than it may have."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + memory_bytes
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    if hard != resource.RLIM_INFINITY:
-        most = min(most, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _problem(path: Path, spacing_um: float | None) -> str:

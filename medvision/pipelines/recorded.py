@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from medvision.core.digest import digest_json
-from medvision.pipelines.batch import operator, recover, run_end
 from medvision.pipelines.batch_plan import list_ids
+from medvision.pipelines.batch_records import operator, recover, run_end
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.run import finish_run
 from medvision.store.files import make_output, safe_names

@@ -82,9 +82,8 @@ def _end_with_parent(lifeline: int) -> None:
                 os._exit(0)  # it closed before it was watched
 
 
-def _confine(memory_bytes: int) -> None:
-    """Limit what damaged or hostile bytes can make this process do."""
-    import ctypes
+def limit_memory(memory_bytes: int) -> None:
+    """Allow this process so much beyond what it has now, never more than it may have, and no core file."""
     import resource
 
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -93,8 +92,16 @@ def _confine(memory_bytes: int) -> None:
     if hard != resource.RLIM_INFINITY:
         most = min(most, hard)
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _confine(memory_bytes: int) -> None:
+    """Limit what damaged or hostile bytes can make this process do."""
+    import ctypes
+    import resource
+
+    limit_memory(memory_bytes)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     ctypes.CDLL(None).prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
 
 

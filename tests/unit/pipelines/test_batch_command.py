@@ -133,8 +133,8 @@ def test_starting_the_process_that_opens_slides_is_not_the_slides_time(slides: P
 
 def test_a_machine_that_allows_less_memory_is_no_fault_of_a_slide() -> None:
     code = (
-        "import resource; from medvision.pipelines.preflight import _limit; "
-        "resource.setrlimit(resource.RLIMIT_AS, (4_000_000_000, 4_000_000_000)); _limit(8_000_000_000); "
+        "import resource; from medvision.sources.guarded_child import limit_memory; "
+        "resource.setrlimit(resource.RLIMIT_AS, (4_000_000_000, 4_000_000_000)); limit_memory(8_000_000_000); "
         "print(resource.getrlimit(resource.RLIMIT_AS)[0])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
