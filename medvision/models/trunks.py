@@ -21,6 +21,7 @@ from medvision.core.errors import UsageError, WeightsError
 from medvision.core.geometry import Spacing
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.models.catalogue import DEFAULT_MODEL, MODELS, load_model
+from medvision.models.classifiers.recipe import drop_auxiliaries
 from medvision.models.contract import IMAGENET_MEAN, IMAGENET_STD
 from medvision.models.weights import State, apply_weights, digest_state, read_weights
 
@@ -201,14 +202,7 @@ def _build(contract: TrunkContract) -> tuple[nn.Module, tuple[str, ...]]:
 
 def _headless(net: nn.Module, name: str) -> tuple[nn.Module, tuple[str, ...]]:
     """A torchvision classifier with its last linear layer replaced by the identity, and what was taken away."""
-    gone = []
-    if getattr(net, "aux_logits", False):
-        # Auxiliary classifiers help training only.
-        net.aux_logits = False  # type: ignore[assignment]
-        for part in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(net, part):
-                setattr(net, part, None)
-                gone.append(part)
+    gone = drop_auxiliaries(net)
     linear = [path for path, part in net.named_modules() if isinstance(part, nn.Linear)]
     if not linear or linear[-1].partition(".")[0] not in ("fc", "classifier", "head", "heads"):
         raise UsageError(f"{name}: its classifier does not end in a linear layer; take the network of timm")

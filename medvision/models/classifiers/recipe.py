@@ -35,3 +35,14 @@ def choose(recipes: Sequence[Recipe], state: dict[str, torch.Tensor]) -> Recipe:
             if recipe.build(2).state_dict().keys() == state.keys():
                 return recipe
     return recipes[0]
+
+
+def drop_auxiliaries(net: nn.Module) -> tuple[str, ...]:
+    """Take away auxiliary classifiers, which help only a training from scratch; returns the modules that went."""
+    if not getattr(net, "aux_logits", False):
+        return ()
+    net.aux_logits = False  # type: ignore[assignment]
+    gone = tuple(part for part in ("AuxLogits", "aux1", "aux2") if hasattr(net, part))
+    for part in gone:
+        setattr(net, part, None)
+    return gone

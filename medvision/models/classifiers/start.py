@@ -13,7 +13,7 @@ from torch import nn
 
 from medvision.core.errors import UsageError, WeightsError
 from medvision.models.classifiers.foreign import find
-from medvision.models.classifiers.recipe import Recipe
+from medvision.models.classifiers.recipe import Recipe, drop_auxiliaries
 from medvision.models.classifiers.slim_resnet import SlimResNet
 from medvision.models.weights import State, read_weights
 
@@ -47,11 +47,7 @@ def recipe_of(name: str) -> Recipe:
 def build(name: str, classes: int) -> nn.Module:
     """The network for `classes`, without weights and without auxiliary classifiers, needless after pretraining."""
     net = recipe_of(name).build(classes)
-    if getattr(net, "aux_logits", False):
-        net.aux_logits = False  # type: ignore[assignment]
-        for part in ("AuxLogits", "aux1", "aux2"):
-            if hasattr(net, part):
-                setattr(net, part, None)
+    drop_auxiliaries(net)
     return net
 
 
