@@ -86,6 +86,16 @@ def running_server(home: Path, *options: object) -> Iterator[Started]:
 
 
 @pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One server for all batches here, with its home in a temporary folder."""
+    home = tmp_path_factory.mktemp("prefect")
+    from flows.local import prefect_settings
+
+    with prefect_settings(home):
+        yield home
+
+
+@pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Home of a server that runs."""
     home = tmp_path_factory.mktemp("server") / "home"

@@ -12,15 +12,15 @@ from flows.watch import (
     Sent,
     Watcher,
     control_folder,
+    files_to_take,
     one_of_each_series,
     read_memory,
-    slides_of,
     write_manifest,
     write_memory,
 )
 from medvision.core.errors import StoreError
-from medvision.pipelines.batch_config import PATTERNS
 from medvision.pipelines.batch_plan import slide_ids
+from medvision.pipelines.work import SLIDE_PATTERNS as PATTERNS
 from medvision.store.cohort import read_cohort
 
 
@@ -168,7 +168,7 @@ def test_a_manifest_lists_just_the_new_slides_and_is_named_by_the_time(
     for name in ("Doe^Jane.svs", "b/x.svs", "x.svs", "x.tif"):
         (folder / name).write_bytes(b"1")
     watcher.look(0, {})
-    slides = slides_of(watcher.look(10, {}))
+    slides = files_to_take(watcher.look(10, {}))
     control = control_folder(tmp_path / "out", "arrivals")
     control.mkdir(parents=True)
     first, second = (write_manifest(control, folder, slides) for _ in range(2))
