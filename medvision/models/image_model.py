@@ -15,6 +15,7 @@ from torch import nn
 from medvision.core.digest import digest_json
 from medvision.core.errors import WeightsError
 from medvision.core.results import Table
+from medvision.engine.backends import Runner
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.engine.engine import Job, PatchEngine
 from medvision.engine.plan import whole
@@ -105,8 +106,12 @@ def read_image_model(path: Path) -> ImageModel:
     return ImageModel(path.stem, net, contract)
 
 
-def logits_of(model: ImageModel, images: Iterable[Pixels], engine: PatchEngine) -> Floats:
+def logits_of(
+    model: ImageModel, images: Iterable[Pixels], engine: PatchEngine, runner: Runner | None = None
+) -> Floats:
     """Logits `(n, classes)` of images of any size, in order, by the engine: many images share one batch.
+
+    `runner` is the model made ready (`engine.prepare(model.patch_model)`), for those who call this again and again.
 
     Raises:
         UsageError: if the engine cannot compute the model.
@@ -121,7 +126,7 @@ def logits_of(model: ImageModel, images: Iterable[Pixels], engine: PatchEngine) 
     # A job ends when its last window is computed, so that they end in the order of the images.
     rows = [
         [float(table.columns[name][0]) for name in model.contract.classes]
-        for _, table, _ in engine.run_many(jobs(), model.patch_model, pack=True)
+        for _, table, _ in engine.run_many(jobs(), runner or model.patch_model, pack=True)
     ]
     return np.array(rows, np.float64).reshape(len(rows), len(model.contract.classes))
 

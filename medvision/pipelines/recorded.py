@@ -1,4 +1,4 @@
-"""A plain run over slides, entered in the ledger of its output folder like a batch."""
+"""A plain run over slides or images, entered in the ledger of its output folder like a batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medvision.core.digest import digest_json
 from medvision.pipelines.batch_plan import list_ids
 from medvision.pipelines.batch_records import operator, recover, run_end
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.run import finish_run
 from medvision.store.files import make_output, safe_names
 from medvision.store.journal import Journal
@@ -21,14 +22,16 @@ from medvision.store.records import SlideOutcome
 
 
 class Recorded:
-    """A context around a run over `slides`: tell it each outcome as it comes; at the end it makes the page.
+    """A context around a run over `slides`, or images: tell it each outcome as it comes; at the end it makes the page.
 
     Raises, on entering:
         UsageError: if `out` cannot be written to.
         StoreError: if the ledger cannot be written.
     """
 
-    def __init__(self, slides: Sequence[Path], out: Path, config: AnalyzeConfig, command: str) -> None:
+    def __init__(
+        self, slides: Sequence[Path], out: Path, config: AnalyzeConfig | ImageConfig, command: str
+    ) -> None:
         self._slides, self._out, self._config, self._command = slides, out, config, command
         self._run_id = new_run_id()
         self._ids = list_ids(slides)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.sources.base import Pixels
+from medvision.sources.facts import facts as allowed_facts
 from medvision.sources.faults import (
     LIBRARY_ERRORS,
     MAX_FLAT_PIXELS,
@@ -37,7 +38,14 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
             pixels, windowing = _colour(stored, bits)
         else:
             pixels, windowing = _grey(dataset, stored, bits, window, at)
-    return StillImage(np.ascontiguousarray(pixels), windowing, bits, "DICOM", digest)
+        known = allowed_facts(
+            {
+                "scanner_manufacturer": dataset.get("Manufacturer"),
+                "scanner_model": dataset.get("ManufacturerModelName"),
+                "compression": getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", None),
+            }
+        )
+    return StillImage(np.ascontiguousarray(pixels), windowing, bits, "DICOM", digest, known)
 
 
 def look_at_dicom(stream: BinaryIO, frame: int | None) -> None:
