@@ -124,10 +124,10 @@ def _check_analyze(config: AnalyzeConfig, on_device: bool) -> None:
         check_names(config)
 
 
-def _check_classify(config: ImageConfig, _on_device: bool) -> None:
+def _check_classify(config: ImageConfig, on_device: bool) -> None:
     from medvision.pipelines.classify_image import check_image_config
 
-    check_image_config(config)
+    check_image_config(config if on_device else config.model_copy(update={"device": "cpu"}))
 
 
 def _look_at_slide(path: Path, config: AnalyzeConfig) -> None:
@@ -191,3 +191,8 @@ IMAGES = Work(
 )
 
 WORKS: tuple[Work[Any], ...] = (SLIDES, IMAGES)
+
+
+def work_of(config: Config) -> Work[Any]:
+    """The kind of work that these are the parameters of."""
+    return next(work for work in WORKS if isinstance(config, work.config))

@@ -20,6 +20,7 @@ from medvision.store.files import atomic_write
 from medvision.store.image_records import ImageResult
 from medvision.store.ledger_records import PastResult
 from medvision.store.manifest import read_manifest
+from medvision.store.predictions import PREDICTIONS, may_replace, write_predictions
 from medvision.store.records import ItemKind, RunRecord, SlideResult
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 COHORT_CSV = "cohort.csv"
 COHORT_PARQUET = "cohort.parquet"
-PREDICTIONS_CSV = "predictions.csv"
 
 Value = str | float | int | bool | None
 Kind = Literal["string", "float64", "int64", "bool"]
@@ -110,33 +110,28 @@ def write_cohort_table(
     return table, folder / COHORT_PARQUET
 
 
-def write_predictions(folder: Path, items: Sequence[Item], recorded: Mapping[str, PastResult]) -> Path | None:
-    """Write `predictions.csv`, `image` and a probability of each class, of the images that the ledger knows by an id.
+def write_cohort_predictions(
+    folder: Path, items: Sequence[Item], recorded: Mapping[str, PastResult]
+) -> Path | None:
+    """Write `predictions.csv` of the images that the ledger knows by an id; returns its path.
 
     It holds the results of one set of classes: that of most images, where models of several were run. None, and
-    nothing written, if no image has a result, or a file that we did not write has that name.
+    nothing written, if no image has a result, or a file of another make has that name.
 
     Raises:
         StoreError: if the file cannot be written.
     """
     known = [
-        (recorded[one.outcome.name].slide_id, one.result)
+        (recorded[one.outcome.name].slide_id, one.result.probabilities)
         for one in items
         if one.outcome.name in recorded and isinstance(one.result, ImageResult)
     ]
-    path = folder / PREDICTIONS_CSV
-    if not known or (path.is_file() and not _begins(path, "image,")):
+    path = folder / PREDICTIONS
+    if not known or not may_replace(path):
         return None
-    sets = Counter(tuple(result.probabilities) for _, result in known)
-    classes = max(sets, key=lambda one: sets[one])
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("image", *classes))
-    for image_id, result in known:
-        if tuple(result.probabilities) == classes:
-            writer.writerow((image_id, *(f"{value:.6f}" for value in result.probabilities.values())))
-    atomic_write(path, stream.getvalue().encode())
-    return path
+    classes = Counter(tuple(found) for _, found in known).most_common(1)[0][0]
+    rows = ((image_id, found.values()) for image_id, found in known if tuple(found) == classes)
+    return write_predictions(path, classes, rows)
 
 
 def _of_images(items: Iterable[Item]) -> list[ImageResult]:
@@ -145,12 +140,11 @@ def _of_images(items: Iterable[Item]) -> list[ImageResult]:
 
 def _may_replace(table: Path) -> bool:
     """Whether nothing is lost by writing there: a person's manifest of slides may have the same name."""
-    return not table.is_file() or any(_begins(table, ",".join(columns)) for columns in _COLUMNS.values())
-
-
-def _begins(table: Path, header: str) -> bool:
+    if not table.is_file():
+        return True
     with table.open("rb") as stream:
-        return stream.readline().startswith(header.encode())
+        header = stream.readline()
+    return any(header.startswith(",".join(columns).encode()) for columns in _COLUMNS.values())
 
 
 def _row(item: Item, recorded: PastResult | None, kind: ItemKind) -> dict[str, Value]:

@@ -26,7 +26,7 @@ def image_view(classes: Sequence[str]) -> View:
     shown = tuple(classes) if len(classes) <= SHOWN_CLASSES else ()
     return View(
         item="image",
-        picture="Image",
+        picture="Picture",
         verdict="Class",
         columns=("Probability", *map(text.visible, shown)),
         order=(*map(text.visible, classes), "Failed"),
@@ -67,7 +67,7 @@ def _row(outcome: SlideOutcome, folder: Path, result: ImageResult, many: bool, c
 
 
 def _tone(result: ImageResult) -> Tone:
-    if result.verdict != "done":
+    if result.verdict != "done" or result.in_scope is False:
         return "warning"
     if result.model.positive is None:
         return "neutral"

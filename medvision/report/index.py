@@ -13,7 +13,7 @@ from medvision.core.errors import StoreError
 from medvision.report import format as text
 from medvision.report.across import Across, across_runs
 from medvision.report.build import RESULT, read_record
-from medvision.report.cohort_table import write_cohort_table, write_predictions
+from medvision.report.cohort_table import write_cohort_predictions, write_cohort_table
 from medvision.report.html import read_template, render_page
 from medvision.report.image_rows import classes_of, image_view
 from medvision.report.model import BANNER, Tone
@@ -76,7 +76,7 @@ def render_index(
     shown = {row.picture.address for row in rows if row.picture is not None and row.picture.lazy}
     remove_older(folder / INDEX_HTML, {one.outcome.name for one in items}, shown)
     tables = write_cohort_table(folder, items, recorded, view.item)
-    if view.item == "image" and (predictions := write_predictions(folder, items, recorded)) is not None:
+    if (predictions := write_cohort_predictions(folder, items, recorded)) is not None:
         tables = (*tables, predictions)
     marked = sum(row.marked for row in rows)
     page = render_page(
@@ -213,7 +213,8 @@ def _summary(view: View, rows: Sequence[Row]) -> str:
 
 def _verdicts(view: View, rows: Sequence[Row]) -> tuple[tuple[str, int, Tone], ...]:
     """Each verdict with the number of its rows and its tone, in the order of a summary."""
-    counts, tones = Counter(row.verdict for row in rows), {row.verdict: row.tone for row in rows}
+    counts = Counter(row.verdict for row in rows)
+    tones = {row.verdict: row.tone for row in sorted(rows, key=lambda row: not row.marked)}
     known = [name for name in view.order if name in counts] + sorted(set(counts) - set(view.order))
     return tuple((name, counts[name], tones[name]) for name in known)
 

@@ -43,25 +43,6 @@ pytestmark = [
 ONE_BATCH = Path(__file__).resolve().parents[1] / "faults" / "one_batch.py"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained network: what it says does not matter here, only that it repeats. It knows grey images only."""
-    import torch
-
-    from medvision.models.classifiers.start import build
-    from medvision.models.image_contract import ImageContract, Scope
-    from medvision.models.weights import write_weights
-
-    torch.manual_seed(0)
-    scope = Scope(energy=50.0, brightness=(0.0, 1.0), aspect=(0.5, 2.0), smallest_px=16, grey=True)
-    contract = ImageContract(
-        architecture="slim-resnet", classes=("CNV", "DME", "NORMAL"), input_px=32, scope=scope
-    )
-    path = tmp_path_factory.mktemp("weights") / "tiny-oct.safetensors"
-    write_weights(path, build("slim-resnet", 3).state_dict(), contract.model_dump(mode="json"))
-    return path
-
-
 def write_image(path: Path, seed: int, colour: bool = False) -> Path:
     """Noise with a bright band, of a size of its own."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -96,8 +96,8 @@ def test_the_page_is_of_images_and_of_nothing_else(run, page_of, assert_inert) -
     assert_inert(page)
     assert "Run of 4 images" in page.text
     assert "2 CNV, 1 NORMAL, 1 failed; 1 unlike training" in page.text
-    heads = page.text[page.text.index("Image Image Class") :].split("Files")[0].split()
-    assert heads == ["Image", "Image", "Class", "Probability", *CLASSES, "Flags"]
+    heads = page.text[page.text.index("Picture Image Class") :].split("Files")[0].split()
+    assert heads == ["Picture", "Image", "Class", "Probability", *CLASSES, "Flags"]
     assert "lide" not in page.text and "mm" not in page.text and "issue" not in page.text
     assert "it is in colour" in page.text and "Unlike training Energy" in page.text
     assert "gone : gone.jpeg: damaged" in page.text
@@ -105,6 +105,7 @@ def test_the_page_is_of_images_and_of_nothing_else(run, page_of, assert_inert) -
     rows = [attributes for tag, attributes in page.tags if tag == "tr" and "data-verdict" in attributes]
     assert [one["data-verdict"] for one in rows] == ["CNV", "NORMAL", "CNV", "Failed"]
     assert ["data-marked" in one for one in rows] == [False, False, True, False]
+    assert [one["class"] for one in rows] == ["tone-neutral", "tone-neutral", "tone-warning", "tone-failed"]
     assert len(page.attributes("src")) == 3, "one picture of each image that has a result"
 
 
