@@ -149,7 +149,8 @@ def _whole_images(
     from medvision.pipelines.recorded import Recorded
 
     outcomes = []
-    recorded = Recorded([one.path for one in listed], out, config, image_command(config))
+    paths, names = [one.path for one in listed], [one.name for one in listed]
+    recorded = Recorded(paths, out, config, image_command(config), names)
     try:
         with recorded, slide_progress() as progress:
             each = classify_each(listed, out, config, progress.on_plan, progress.on_windows)

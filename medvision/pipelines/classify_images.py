@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,9 +30,9 @@ from medvision.sources.image_archive import read_image_archive
 from medvision.sources.still import STILL_SUFFIXES, read_still
 from medvision.store.files import atomic_write, make_output, safe_names
 from medvision.store.image_records import ImageModelInfo, ImageResult
+from medvision.store.predictions import PREDICTIONS, write_predictions
 from medvision.store.records import Record, SlideOutcome
 
-PREDICTIONS = "predictions.csv"
 RESULTS = "results.json"
 ARCHIVE_SUFFIX = ".npz"
 _READERS = 2
@@ -143,7 +141,7 @@ def classify_each(
 def write_tables(
     images: Sequence[ListedImage], outcomes: Iterable[SlideOutcome], out: Path, config: ImageConfig
 ) -> ImagesOutcome:
-    """`predictions.csv` and `results.json` of a run of `classify_each`, whose outcomes come in its order."""
+    """`results.json` of a run of `classify_each`, whose outcomes come in its order, beside its `predictions.csv`."""
     done: list[ClassifiedImage] = []
     failed: list[FailedImage] = []
     for one, outcome in zip(images, outcomes, strict=True):
@@ -161,7 +159,15 @@ def write_tables(
                 reason=result.reason,
             )
         )
-    return _written(out, describe_image_model(check_image_config(config)), done, failed)
+    content = ImageResults(
+        model=describe_image_model(check_image_config(config)), results=tuple(done), failed=tuple(failed)
+    )
+    predictions = out / PREDICTIONS
+    if (
+        not predictions.exists()
+    ):  # the run's page wrote it, of all images of the folder, unless none has a result
+        write_predictions(predictions, content.model.classes, ())
+    return ImagesOutcome(predictions, _write_results(out, content), content)
 
 
 @dataclass(eq=False)
@@ -277,12 +283,12 @@ def _predict(
 def _written(
     out: Path, model: ImageModelInfo, done: Sequence[ClassifiedImage], failed: Sequence[FailedImage]
 ) -> ImagesOutcome:
-    stream = io.StringIO()
-    rows = csv.writer(stream, lineterminator="\n")
-    rows.writerow(("image", *model.classes))
-    for one in done:
-        rows.writerow((one.image, *(f"{one.probabilities[name]:.6f}" for name in model.classes)))
+    rows = ((one.image, [one.probabilities[name] for name in model.classes]) for one in done)
+    predictions = write_predictions(out / PREDICTIONS, model.classes, rows)
     content = ImageResults(model=model, results=tuple(done), failed=tuple(failed))
-    atomic_write(out / PREDICTIONS, stream.getvalue().encode())
+    return ImagesOutcome(predictions, _write_results(out, content), content)
+
+
+def _write_results(out: Path, content: ImageResults) -> Path:
     atomic_write(out / RESULTS, content.model_dump_json(indent=1).encode() + b"\n")
-    return ImagesOutcome(out / PREDICTIONS, out / RESULTS, content)
+    return out / RESULTS

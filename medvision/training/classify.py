@@ -30,6 +30,8 @@ from medvision.models.image_model import Floats, ImageModel, logits_of
 from medvision.models.weights import digest_state, write_weights
 from medvision.ops.appearance import appearance_of
 from medvision.store.files import atomic_write, make_output
+from medvision.store.predictions import PREDICTIONS
+from medvision.store.predictions import write_predictions as store_predictions
 from medvision.training.accelerator import Device
 from medvision.training.classify_card import render_card
 from medvision.training.classify_config import Stage, TrainClassifyConfig
@@ -168,11 +170,7 @@ def train_classify(
 
 def write_predictions(images: LabelledImages, probabilities: Floats, out: Path) -> None:
     """`predictions.csv` (image and a probability of each class) and `truth.csv`, as `medvision evaluate` takes them."""
-    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", *images.classes])
-        for name, row in zip(images.names, probabilities, strict=True):
-            writer.writerow([name, *(f"{value:.6f}" for value in row)])
+    store_predictions(out / PREDICTIONS, images.classes, zip(images.names, probabilities, strict=True))
     with (out / "truth.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         # Images that are each a group of their own would make every interval one over groups, to no end.
