@@ -111,7 +111,7 @@ def _gradcam(ready: ReadyImageModel, pixels: Pixels, name: str, index: int, engi
     info = SaliencyInfo(
         method="gradcam",
         class_name=name,
-        scale=round(scale, 6),
+        scale=float(f"{scale:.6g}"),
         unit="of the map's own largest value",
         detail=f"Grad-CAM of {last.module}: {channels} maps of {columns} × {rows}",
         shape=(rows, columns),
@@ -153,7 +153,7 @@ def _occlusion(
     info = SaliencyInfo(
         method="occlusion",
         class_name=name,
-        scale=round(scale, 6),
+        scale=float(f"{scale:.6g}"),
         unit="drop of the probability",
         detail=(
             f"square of {square} px of the {side} px input in the colour that the network takes as zero, every "
