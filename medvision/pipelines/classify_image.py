@@ -46,7 +46,6 @@ from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import QcMeasure, RunRecord, SlideOutcome
 from medvision.store.store import ResultSpec, ResultStore
 
-
 _HARDLY = 0.01
 """A drop of the probability that a reader should not make much of."""
 

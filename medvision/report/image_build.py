@@ -65,10 +65,8 @@ def _verdict(result: ImageResult) -> Verdict:
     chance = text.probability(result.probabilities[result.predicted])
     if result.in_scope is False:
         title = "Unlike the training images"
-        said = (
-            f"{text.sentence(text.visible(result.reason.removeprefix(UNLIKE)))}. The network's answer, {predicted} with {chance}, is for "
-            "images of another kind and should not be used."
-        )
+        why = text.sentence(text.visible(result.reason.removeprefix(UNLIKE)))
+        said = f"{why}. The network's answer, {predicted} with {chance}, is for images of another kind and should not be used."
         return Verdict("warning", title, said, None, (), _statements(result))
     tone: Tone = "neutral"
     if result.model.positive is not None:

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from medvision.store.records import QcMeasure, Record, Verdict
 
-
 UNLIKE = "unlike the training images: "
 """What the reason of an image begins with that is outside a bound of the training images."""
 
