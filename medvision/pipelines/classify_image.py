@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medvision.core.digest import digest_json
+from medvision.core.errors import MedvisionError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.models.image_model import ImageModel, logits_of
 from medvision.ops.appearance import Appearance, appearance_of
@@ -140,7 +141,13 @@ class Judgement:
 def judge_image(
     model: ImageModel, logits: np.ndarray[tuple[int], np.dtype[np.float64]], seen: Appearance
 ) -> Judgement:
-    """Probabilities of one image's logits `(classes,)`, and whether it is one of the model's kind."""
+    """Probabilities of one image's logits `(classes,)`, and whether it is one of the model's kind.
+
+    Raises:
+        MedvisionError: if the network's answer is no number.
+    """
+    if not np.isfinite(logits).all():
+        raise MedvisionError(f"model {model.name!r} gives no number for this image: {logits.tolist()}")
     contract = model.contract
     probabilities = model.probabilities(logits[None])[0]
     energy = float(model.energy(logits[None])[0])

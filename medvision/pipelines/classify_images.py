@@ -262,7 +262,11 @@ def _predict(
     logits = compute(str(engine.device), engine.stop, one_pass)
     done = []
     for name, seen, row in zip(run.names, run.seen, logits, strict=True):
-        found = judge_image(ready.model, row, seen)
+        try:
+            found = judge_image(ready.model, row, seen)
+        except MedvisionError as error:
+            run.failed.append(FailedImage(image=name, reason=str(error)))
+            continue
         done.append(
             ClassifiedImage(
                 image=name,

@@ -93,7 +93,7 @@ def occlusion_steps(input_px: int, config: ImageConfig) -> npt.NDArray[np.int64]
 def windows_of(model: ImageModel, config: ImageConfig) -> int:
     """Images that the network computes for one image: itself, and what the map asks for."""
     if config.saliency == "occlusion":
-        return 1 + len(occlusion_steps(model.contract.input_px, config)) ** 2
+        return 2 + len(occlusion_steps(model.contract.input_px, config)) ** 2
     return 2 if config.saliency == "gradcam" else 1
 
 
