@@ -36,7 +36,9 @@ _SHOWN = 20
 
 _Weights = Annotated[
     Path | None,
-    Field(description="Weights of `medvision train classify`, with their contract; or the folder of a training."),
+    Field(
+        description="Weights of `medvision train classify`, with their contract; or the folder of a training."
+    ),
 ]
 
 
