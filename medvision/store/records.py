@@ -173,7 +173,8 @@ class SlideOutcome(Record):
     transient: bool = False
     """Whether a failure may pass by itself, such as a file server that did not answer: worth another try."""
     probability: float | None = None
-    label: Label | None = None
+    label: str | None = None
+    """positive or negative; of an image, the predicted class."""
     regions: int = 0
     windows: int = 0
     unread: int = 0
