@@ -17,7 +17,7 @@ from medvision.training.images_config import ColumnsConfig
 from medvision.training.images_groups import shown
 
 _ONE_CLASS = (
-    "a classifier learns one class of each image: leave such rows out, or name the column of one finding as `label`"
+    "a classifier learns one class of each image: leave such rows out, or name one finding as `label`"
 )
 _EMPTY_GROUP = "; `columns: {group_if_empty: image}` takes each such image for a group by itself"
 
