@@ -15,7 +15,6 @@ Floats = npt.NDArray[np.float64]
 NEIGHBOURS = 30
 _COMPONENTS = 50
 _FEWEST = 5
-_NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}
 
 
 def project(features: Floats, method: Method, seed: int = 0, neighbours: int = NEIGHBOURS) -> Floats:
@@ -44,19 +43,25 @@ def project(features: Floats, method: Method, seed: int = 0, neighbours: int = N
     components = 2 if method == "pca" else _COMPONENTS
     if features.shape[1] > components:
         features = PCA(min(components, count), random_state=seed).fit_transform(features)
-    if method == "tsne":
-        return _tsne(features, seed, min(float(neighbours), (count - 1) / 3))
-    return _umap(features, seed, min(neighbours, count - 1)) if method == "umap" else features[:, :2]
+    if method == "pca":
+        return np.asarray(features[:, :2], np.float64)
+    near = _near(method, neighbours, count)
+    return _tsne(features, seed, near) if method == "tsne" else _umap(features, seed, int(near))
 
 
-def in_words(method: Method, neighbours: int) -> str:
-    """The method and its parameter, for people."""
-    what = {
-        "tsne": f" with a perplexity of {neighbours}",
-        "umap": f" with {neighbours} neighbours",
-        "pca": "",
-    }
-    return _NAMES[method] + what[method]
+def in_words(method: Method, neighbours: int, count: int) -> str:
+    """The method for `count` vectors, and its parameter, for people."""
+    near = f"{_near(method, neighbours, count):.3g}"
+    return {
+        "tsne": f"t-SNE (perplexity {near})",
+        "umap": f"UMAP ({near} neighbours)",
+        "pca": "PCA (first two components)",
+    }[method]
+
+
+def _near(method: Method, neighbours: int, count: int) -> float:
+    """What so many vectors allow: a third of the others for a perplexity, all others for neighbours."""
+    return min(float(neighbours), (count - 1) / 3 if method == "tsne" else count - 1)
 
 
 def _tsne(features: Floats, seed: int, perplexity: float) -> Floats:

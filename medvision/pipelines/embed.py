@@ -281,10 +281,12 @@ def _page(
     if len(points) > THUMBNAILS:
         notes.append(f"{THUMBNAILS} of the images have a small picture.")
     if failed:
-        notes.append(f"Not read, and left out: {len(failed)} images, such as {next(iter(failed))}.")
+        notes.append(
+            f"Not read, and left out: {len(failed)} of {offered:,} images, such as {next(iter(failed))}."
+        )
     return Embedding(
         title=f"How {model.name} tells images apart",
-        method=in_words(settings.method, settings.neighbours),
+        method=in_words(settings.method, settings.neighbours, len(points)),
         summary=f"{len(points):,} of {images.said}" if len(points) < offered else images.said,
         classes=shown,
         points=points,

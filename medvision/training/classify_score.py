@@ -70,7 +70,7 @@ def figures_of_levels(
     images: LabelledImages, probabilities: Floats, tree: ClassTree, where: str
 ) -> dict[str, Figure]:
     """Accuracy and balanced accuracy at each level of a taxonomy, of summed probabilities. See `figures_of`."""
-    found = {}
+    found: dict[str, Figure] = {}
     for level in tree.levels:
         holders = [tree.taxonomy.holder(name, level.classes) for name in images.classes]
         place = np.array([level.classes.index(str(holder)) for holder in holders], np.int64)

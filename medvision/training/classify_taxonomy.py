@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medvision.core.errors import UsageError
-from medvision.core.taxonomy import Taxonomy, read_taxonomy
+from medvision.core.taxonomy import Taxonomy, partition, read_taxonomy
 from medvision.models.class_tree import ClassTree
 from medvision.training.classify_config import TaxonomyConfig
 from medvision.training.images import LabelledImages
@@ -65,12 +65,7 @@ def part(images: LabelledImages, taxonomy: Taxonomy, max_class_size: int, file: 
     known = [taxonomy.find(name, f"{file}: label of the images") for name in images.classes]
     finer = tuple(known[label] for label in images.labels)
     counts = Counter(name for name, side in zip(finer, images.splits or (), strict=True) if side == "train")
-    tree = ClassTree(
-        nodes=tuple(taxonomy.parents.items()),
-        images=dict(sorted(counts.items())),
-        max_class_size=max_class_size,
-    )
-    classes = tree.classes
+    classes = tuple(one.name for one in partition(taxonomy, counts, max_class_size).classes)
     if len(classes) < 2:
         raise UsageError(
             f"{file}: {counts.total()} training images make one class, {classes[0]!r}, as none may have "
@@ -92,5 +87,10 @@ def part(images: LabelledImages, taxonomy: Taxonomy, max_class_size: int, file: 
         labels=np.array([place[str(holders[finer[i]])] for i in kept], np.int64),
         finer=tuple(finer[i] for i in kept),
         provenance={**images.provenance, "training classes": said},
+    )
+    tree = ClassTree(
+        nodes=tuple(taxonomy.parents.items()),
+        images=dict(sorted(counts.items())),
+        max_class_size=max_class_size,
     )
     return Parted(made, tree, dict(left_out))

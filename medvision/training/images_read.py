@@ -215,7 +215,7 @@ def _listed(path: Path, columns: ColumnsConfig, group_csv: Path | None) -> list[
     groups = {} if group_csv is None else _groups(group_csv, columns)
     for line, cells in _rows(path, {key: name for key, name in names.items() if name is not None}):
         where = f"{path}, line {line}"
-        row = {key: cells[key] for key in ("path", "split", "group") if key in cells}
+        row: dict[str, str] = {key: cells[key] for key in ("path", "split", "group") if key in cells}
         row["label"] = _label(where, cells, columns)
         if group_csv is not None:
             if cells["path"] not in groups:

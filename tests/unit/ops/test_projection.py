@@ -51,7 +51,9 @@ def test_what_cannot_be_placed(monkeypatch: pytest.MonkeyPatch) -> None:
         UsageError, match=r"umap-learn, which is not installed: pip install 'medvision\[umap\]'"
     ):
         project(np.eye(9), "umap")
-    assert in_words("tsne", 30) == "t-SNE with a perplexity of 30"
+    assert in_words("tsne", 30, 500) == "t-SNE (perplexity 30)"
+    assert in_words("tsne", 30, 24) == "t-SNE (perplexity 7.67)"
+    assert in_words("umap", 30, 24) == "UMAP (23 neighbours)"
 
 
 def test_few_vectors_take_what_neighbours_there_are() -> None:

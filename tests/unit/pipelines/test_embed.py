@@ -91,7 +91,7 @@ def test_files_without_labels_and_one_that_is_broken(model, shades, tmp_path, ca
     said = json.loads((out / "embedding.json").read_bytes())
     assert said["images"] == 24 and list(said["failed"]) == ["broken.png"]
     page = (out / "embedding.html").read_text()
-    assert "No labels: the colour is the predicted class." in page and "left out: 1 images" in page
+    assert "No labels: the colour is the predicted class." in page and "left out: 1 of 25 images" in page
 
 
 @pytest.mark.parametrize(
