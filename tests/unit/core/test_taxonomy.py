@@ -193,7 +193,7 @@ def test_the_command(tmp_path, capfd):
     assert run(["taxonomy", str(SKIN), "--counts", str(counts), "--max-size", "2"]) == 0
     assert "1 images of 'malignant' are in no class" in capfd.readouterr().out
     for text, message in (
-        ("label,images\nwart,3\n", "line 2: taxonomy 'skin' has no node 'wart'"),
+        ("label,images\nwart,3\n", "line 2: 'wart' is unknown; known: skin"),
         ("label,images\nmel,x\n", "line 2: images 'x' is no whole number"),
         ("label,images\nmel,1\nmel,1\n", "line 3: label 'mel' for the second time"),
     ):
