@@ -285,9 +285,10 @@ def _page(
             f"Not read, and left out: {len(failed)} of {offered:,} images, such as {next(iter(failed))}."
         )
     return Embedding(
-        title=f"How {model.name} tells images apart",
+        title="What the classifier sees alike",
         method=in_words(settings.method, settings.neighbours, len(points)),
-        summary=f"{len(points):,} of {images.said}" if len(points) < offered else images.said,
+        summary=f"{f'{len(points):,} of ' if len(points) < offered else ''}{images.said}; "
+        f"{model.contract.architecture} with the classes {', '.join(model.contract.classes)}",
         classes=shown,
         points=points,
         figures=figures,

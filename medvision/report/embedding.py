@@ -100,7 +100,10 @@ def draw_embedding(embedding: Embedding) -> Plot:
         axes.set_title(embedding.method, loc="left", fontsize=11)
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
 
-    return draw("embedding", embedding.alt, (7.4, 5.4), paint)
+        wide, tall = _spans(embedding.points)
+
+    height = min(6.6, max(3.0, 5.5 * tall / wide + 0.4))
+    return draw("embedding", embedding.alt, (7.4, height), paint)
 
 
 def render_embedding(embedding: Embedding) -> bytes:
@@ -161,10 +164,16 @@ def _radius(count: int) -> float:
 def _placed(points: tuple[Point, ...]) -> tuple[float, list[tuple[float, float]]]:
     """Height of the picture, and each point's place in it, x to the right and y down, of one scale for both."""
     xs, ys = [p.x for p in points], [p.y for p in points]
-    wide, tall = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
+    wide, tall = _spans(points)
     height = min(_TALLEST, max(_LOWEST, _WIDTH * tall / wide))
     scale = min((_WIDTH - 2 * _MARGIN) / wide, (height - 2 * _MARGIN) / tall)
     left, top = (_WIDTH - scale * wide) / 2, (height - scale * tall) / 2
     return height, [
         (left + scale * (x - min(xs)), top + scale * (max(ys) - y)) for x, y in zip(xs, ys, strict=True)
     ]
+
+
+def _spans(points: tuple[Point, ...]) -> tuple[float, float]:
+    """How far the points reach in x and y; 1 where they do not."""
+    xs, ys = [p.x for p in points], [p.y for p in points]
+    return max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
