@@ -15,6 +15,7 @@ from torch import nn
 from medvision.core.digest import digest_json
 from medvision.core.errors import WeightsError
 from medvision.core.results import Table
+from medvision.engine.backends import Runner
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.engine.engine import Job, PatchEngine
 from medvision.engine.plan import whole
@@ -105,17 +106,26 @@ def read_image_model(path: Path) -> ImageModel:
     return ImageModel(path.stem, net, contract)
 
 
-def logits_of(model: ImageModel, images: Iterable[Pixels], engine: PatchEngine) -> Floats:
+def logits_of(
+    model: ImageModel, images: Iterable[Pixels], engine: PatchEngine, runner: Runner | None = None
+) -> Floats:
     """Logits `(n, classes)` of images of any size, in order, by the engine: many images share one batch.
+
+    `runner` is the model made ready (`engine.prepare(model.patch_model)`), for those who call this again and again.
 
     Raises:
         UsageError: if the engine cannot compute the model.
     """
-    return vectors_of(model, model.patch_model, len(model.contract.classes), images, engine)
+    network = runner or model.patch_model
+    return vectors_of(model, network, len(model.contract.classes), images, engine)
 
 
 def vectors_of(
-    model: ImageModel, network: PatchModel, length: int, images: Iterable[Pixels], engine: PatchEngine
+    model: ImageModel,
+    network: PatchModel | Runner,
+    length: int,
+    images: Iterable[Pixels],
+    engine: PatchEngine,
 ) -> Floats:
     """What a network that takes the model's input gives for images: vectors `(n, length)`, in the order of the images.
 

@@ -20,15 +20,14 @@ def _says(words: str) -> object:
     return Field(description=words)
 
 
-class ImageConfig(Record):
-    """Parameters of classifying an image."""
+class ImageOptions(Record):
+    """Parameters of classifying an image, but for the model and the device."""
 
-    model: Annotated[Path, _says("Weights of `medvision train classify`, with their contract.")]
     saliency: Annotated[
         Saliency,
         _says(
-            "Map of where the class shows. gradcam: Grad-CAM of the last feature map, one pass; occlusion: how much the "
-            "probability drops where a square hides the image, hundreds of passes; none."
+            "Map of where the class shows. gradcam: Grad-CAM of the last feature map, one pass; occlusion: how much "
+            "the probability drops where a square hides the image, hundreds of passes; none."
         ),
     ] = "gradcam"
     saliency_class: Annotated[str | None, _says("Class of the map. Default: the predicted one.")] = None
@@ -44,21 +43,30 @@ class ImageConfig(Record):
     image_window: Annotated[
         str | None,
         _says(
-            "How grey of more than 8 bits is shown: LOW,HIGH in the file's values, percentiles, or full. Default: as in "
-            "the model's training."
+            "How grey of more than 8 bits is shown: LOW,HIGH in the file's values, percentiles, or full. Default: as "
+            "in the model's training."
         ),
     ] = None
     frame: Annotated[
         int | None, Field(ge=0, description="Which frame, from 0, of DICOM files that hold several.")
     ] = None
-    device: Annotated[str, _says("auto, cpu, cuda, cuda:1, ... or mps.")] = "auto"
-    batch_size: Annotated[Count, _says("Images per batch; halved by itself when memory runs out.")] = 32
 
     @field_validator("image_window")
     @classmethod
     def _is_a_window(cls, value: str | None) -> str | None:
         parse_window(value)
         return value
+
+
+class ImageConfig(ImageOptions):
+    """Parameters of classifying an image."""
+
+    model: Annotated[
+        Path,
+        _says("Weights of `medvision train classify`, with their contract; or the folder of a training."),
+    ]
+    device: Annotated[str, _says("auto, cpu, cuda, cuda:1, ... or mps.")] = "auto"
+    batch_size: Annotated[Count, _says("Images per batch; halved by itself when memory runs out.")] = 32
 
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result; where and how fast it was computed does not.

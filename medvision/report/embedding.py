@@ -100,8 +100,7 @@ def draw_embedding(embedding: Embedding) -> Plot:
         axes.set_title(embedding.method, loc="left", fontsize=11)
         figure.legend(loc="outside right upper", fontsize=8, frameon=False)
 
-        wide, tall = _spans(embedding.points)
-
+    wide, tall = _spans(embedding.points)
     height = min(6.6, max(3.0, 5.5 * tall / wide + 0.4))
     return draw("embedding", embedding.alt, (7.4, height), paint)
 

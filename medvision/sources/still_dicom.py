@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.sources.base import Pixels
+from medvision.sources.facts import facts as allowed_facts
 from medvision.sources.faults import (
     LIBRARY_ERRORS,
     MAX_FLAT_PIXELS,
@@ -29,7 +30,7 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
     """The image, or the named frame, in a file's bytes. See `medvision.sources.still.read_still`."""
     # All of it without warnings: values are converted, and found to be odd, when they are first looked at.
     with quiet():
-        dataset = _dataset(data)
+        dataset = _dataset(BytesIO(data))
         at = _frame(dataset, frame)
         stored = _decoded(dataset, at)
         bits = int(dataset.get("BitsStored", stored.dtype.itemsize * 8))
@@ -37,21 +38,34 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
             pixels, windowing = _colour(stored, bits)
         else:
             pixels, windowing = _grey(dataset, stored, bits, window, at)
-    return StillImage(np.ascontiguousarray(pixels), windowing, bits, "DICOM", digest)
+        known = allowed_facts(
+            {
+                "scanner_manufacturer": dataset.get("Manufacturer"),
+                "scanner_model": dataset.get("ManufacturerModelName"),
+                "compression": getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", None),
+            }
+        )
+    return StillImage(np.ascontiguousarray(pixels), windowing, bits, "DICOM", digest, known)
 
 
-def _dataset(data: bytes) -> Any:
+def look_at_dicom(stream: BinaryIO, frame: int | None) -> None:
+    """Read the header of a file that is open. See `medvision.sources.still.look_at_still`."""
+    with quiet():
+        _frame(_dataset(stream, pixels=False), frame)
+
+
+def _dataset(stream: BinaryIO, *, pixels: bool = True) -> Any:
     import pydicom
     from pydicom.filereader import data_element_generator
 
     # A deflated file unfolds without limit when it is read, so it is told by its first group, which is never deflated.
-    stream = BytesIO(data)
     stream.seek(132)
     head = data_element_generator(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     for element in head:
         if element.tag == 0x00020010 and _DEFLATED.encode() in bytes(element.value or b""):
             raise UnreadableSourceError("a deflated DICOM file, which is not read; save it uncompressed")
-    dataset = pydicom.dcmread(BytesIO(data))
+    stream.seek(0)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels)
     for name in ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel"):
         if dataset.get(name) is None:
             raise UnreadableSourceError(f"a DICOM file without an image: it has no {name}")

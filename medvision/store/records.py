@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Verdict = Literal["done", "no tissue", "QC rejected", "failed"]
 Label = Literal["positive", "negative"]
+ItemKind = Literal["slide", "image"]
 
 
 def as_text(name: str) -> str:
@@ -220,3 +221,5 @@ class RunIndex(Record):
     evaluation: EvaluationRecord | None = None
     run_id: str = ""
     """The run of the folder's ledger whose end the page shows; empty where no ledger was kept."""
+    item: ItemKind = "slide"
+    """What the outcomes are of."""

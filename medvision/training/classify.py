@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
@@ -29,6 +28,7 @@ from medvision.models.classifiers.start import LIBRARY, Start, begin
 from medvision.models.image_contract import ImageContract, Scope
 from medvision.models.image_model import ImageModel, logits_of
 from medvision.models.weights import digest_state, write_weights
+from medvision.ops.appearance import appearance_of
 from medvision.store.files import atomic_write, make_output
 from medvision.training.accelerator import Device
 from medvision.training.classify_card import render_card
@@ -328,33 +328,17 @@ def _calibrated(
 
 def scope_of(images: LabelledImages, energy: float) -> Scope:
     """The bounds of size, sides, brightness and colour of images, with some margin, and the limit of the energy."""
-    brightness: list[float] = []
-    aspects: list[float] = []
-    sides: list[int] = []
-    coloured = 0
-    for index in range(len(images)):
-        pixels = images.read(index)
-        rows, columns = pixels.shape[:2]
-        brightness.append(float(pixels.mean()) / 255)
-        aspects.append(columns / rows)
-        sides.append(min(rows, columns))
-        coloured += not is_grey(pixels)
+    seen = [appearance_of(images.read(index)) for index in range(len(images))]
+    brightness = [one.brightness for one in seen]
+    aspects = [one.aspect for one in seen]
     low, high = min(brightness), max(brightness)
     return Scope(
         energy=round(energy, 4),
         brightness=(round(max(0.0, low - 0.02), 4), round(min(1.0, high + 0.02), 4)),
         aspect=(round(min(aspects) * 0.95, 4), round(max(aspects) * 1.05, 4)),
-        smallest_px=min(sides),
-        grey=coloured == 0,
+        smallest_px=min(min(one.shape) for one in seen),
+        grey=all(one.grey for one in seen),
     )
-
-
-def is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
-    """Whether an image has no colour: one channel, or three that are the same but for compression."""
-    if pixels.ndim == 2:
-        return True
-    values = pixels.astype(np.int16)
-    return bool(np.mean(values.max(axis=-1) - values.min(axis=-1)) < 3.0)
 
 
 def _identity(config: TrainClassifyConfig) -> dict[str, Any]:

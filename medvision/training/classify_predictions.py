@@ -8,6 +8,8 @@ from pathlib import Path
 
 from medvision.core.taxonomy import Coarser
 from medvision.models.image_model import Floats
+from medvision.store.predictions import PREDICTIONS
+from medvision.store.predictions import write_predictions as store_predictions
 from medvision.training.images import LabelledImages
 
 
@@ -22,10 +24,10 @@ def write_predictions(
         out: folder, which exists.
         levels: coarser classes, each summed into a table of its own.
     """
-    _write_scores(images, images.classes, probabilities, out / "predictions.csv")
+    store_predictions(out / PREDICTIONS, images.classes, zip(images.names, probabilities, strict=True))
     for level in levels:
-        summed = level.sum(probabilities)
-        _write_scores(images, level.classes, summed, out / f"predictions-level-{level.depth}.csv")
+        rows = zip(images.names, level.sum(probabilities), strict=True)
+        store_predictions(out / f"predictions-level-{level.depth}.csv", level.classes, rows)
     # Images that are each a group of their own would make every interval one over groups, to no end.
     grouped = images.groups is not None and len(set(images.groups)) < len(images)
     further = {
@@ -39,11 +41,3 @@ def write_predictions(
         for index, name in enumerate(images.names):
             own = [column[index] for column in columns.values()]
             writer.writerow([name, images.classes[images.labels[index]], *own])
-
-
-def _write_scores(images: LabelledImages, classes: Sequence[str], probabilities: Floats, path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", *classes])
-        for name, row in zip(images.names, probabilities, strict=True):
-            writer.writerow([name, *(f"{value:.6f}" for value in row)])

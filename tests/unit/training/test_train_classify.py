@@ -17,6 +17,7 @@ from medvision.models.classifiers.start import begin, build, head_of
 from medvision.models.image_contract import Scope
 from medvision.models.image_model import logits_of, read_image_model
 from medvision.models.weights import digest_state, write_weights
+from medvision.ops.appearance import Appearance
 from medvision.ops.resize import fit_square
 from medvision.training.classify import Staged, train_classify
 from medvision.training.classify_config import ImageAugmentation, TrainClassifyConfig
@@ -103,10 +104,15 @@ def test_the_file_alone_gives_the_predictions_of_the_training(trained: Path, dis
 def test_scope_knows_its_own_images_and_flags_strangers(trained: Path, discs: Path) -> None:
     scope = read_image_model(trained / "model.safetensors").contract.scope
     assert scope is not None and scope.grey and scope.smallest_px == 60
-    fine = {"shape": (60, 72), "brightness": 0.4, "is_grey": True, "energy": scope.energy - 1}
-    assert scope.complaints(**fine) == []  # type: ignore[arg-type]
-    strange = scope.complaints(shape=(20, 200, 3), brightness=0.99, is_grey=False, energy=scope.energy + 1)
-    assert len(strange) == 5
+    assert scope.complaints(Appearance((60, 72), 0.4, colour=0.0), scope.energy - 1) == []
+    strange = scope.judge(Appearance((20, 200), 0.99, colour=40.0), scope.energy + 1)
+    assert [measure.name for measure, _ in strange if not measure.ok] == [
+        "smaller side",
+        "aspect",
+        "brightness",
+        "colour",
+        "energy",
+    ]
 
 
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
@@ -218,7 +224,7 @@ def test_oblong_images_become_squares(how: str, where: int | None) -> None:
 
 def test_scope_of_images_in_colour() -> None:
     scope = Scope(energy=0, brightness=(0, 1), aspect=(0.5, 2), smallest_px=8, grey=False)
-    assert scope.complaints(shape=(9, 9), brightness=0.5, is_grey=True, energy=-1) == [
+    assert scope.complaints(Appearance((9, 9), 0.5, colour=0.0), energy=-1) == [
         "it is grey, and the training images were in colour"
     ]
 
