@@ -27,7 +27,7 @@ def embed(
 ) -> int:
     """Show images as a classifier sees them before its last layer: dots in a plane, coloured by class.
 
-    Example: medvision embed --config configs/train-pneumonia.yaml --data DIR --model out/pneumonia/model.safetensors
+    Example: medvision embed --config configs/train-pneumonia.yaml --data DIR --model out/pneumonia
     --out out/pneumonia/embedding
 
     Parameters
@@ -35,7 +35,7 @@ def embed(
     images
         Image files, or folders of them, without labels: the colour is the predicted class.
     model
-        Weights of `medvision train classify`.
+        Weights of `medvision train classify`, or the folder of that training.
     out
         Folder for embedding.csv, .json, .png, .svg and .html; made when absent.
     config
@@ -60,20 +60,23 @@ def embed(
         Images per batch.
     """
     from medvision.core.errors import UsageError
+    from medvision.models.image_model import read_image_model
+    from medvision.pipelines.configured_image import weights_file
     from medvision.pipelines.embed import EmbedSettings, files_below, labelled_set
     from medvision.pipelines.embed import embed as place
     from medvision.training.classify_config import read_classify_config
 
     if bool(images) == (config is not None):
         raise UsageError("name images, or a training by --config, whose images are labelled; one of the two")
+    read = read_image_model(weights_file(model))
     settings = EmbedSettings(method, neighbours, seed, limit, device, batch_size)
     if config is not None:
         if image_window is not None:
             raise UsageError("--image-window is for image files; a configuration says its own window")
         wanted = labelled_set(read_classify_config(config, data), split)
     else:
-        wanted = files_below(images or [], model, image_window)
-    outcome = place(model, wanted, out, settings)
+        wanted = files_below(images or [], read, image_window)
+    outcome = place(read, wanted, out, settings)
     console.print(f"{outcome.images:,} images placed", markup=False)
     for name, value, what in outcome.figures:
         print_note(f"{name}: {value} ({what})")

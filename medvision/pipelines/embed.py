@@ -21,13 +21,13 @@ from medvision.core.errors import MedvisionError, UsageError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.metrics.neighbours import chance_purity, neighbour_purity
 from medvision.models.image_features import describe
-from medvision.models.image_model import ImageModel, read_image_model
+from medvision.models.image_model import ImageModel
 from medvision.ops.projection import NEIGHBOURS, Method, in_words, project
 from medvision.ops.resize import Pixels
+from medvision.pipelines.classify_images import list_still_images
 from medvision.pipelines.image_config import parse_window
 from medvision.report.embedding import Embedding, Point, draw_embedding, render_embedding
 from medvision.report.pictures import small_image
-from medvision.sources.still import STILL_SUFFIXES
 from medvision.store.files import atomic_write, make_output
 from medvision.training.classify_config import TrainClassifyConfig
 from medvision.training.images import ImageFiles, ImageStore
@@ -78,28 +78,26 @@ class EmbedOutcome:
     failed: dict[str, str]
 
 
-def embed(model: Path, images: ImageSet, out: Path, settings: EmbedSettings) -> EmbedOutcome:
+def embed(model: ImageModel, images: ImageSet, out: Path, settings: EmbedSettings) -> EmbedOutcome:
     """Write `embedding.csv`, `.json`, `.png`, `.svg` and `.html` into `out`, which is made if absent.
 
     Images that cannot be read are left out and told of. Equal input and settings give equal points on one machine.
 
     Raises:
         UsageError: if too few images are left, or the method is not installed.
-        WeightsError: if the model is no classifier of images.
     """
-    read = read_image_model(model)
     make_output(out)
     chosen = _limited(images, settings)
     opened = _Opened(images.store, chosen, settings.seed)
     engine = PatchEngine(EngineSettings(settings.device, settings.batch_size, precision="float32"))
-    described = describe(read, opened.pixels(), engine)
+    described = describe(model, opened.pixels(), engine)
     failed = {images.names[i]: reason for i, reason in opened.failed.items()}
     kept = [i for i in chosen if i not in opened.failed]
     places = project(described.features, settings.method, settings.seed, settings.neighbours)
-    probabilities = read.probabilities(described.logits)
-    labels = None if images.labels is None else _labels(read, [images.labels[i] for i in kept])
+    probabilities = model.probabilities(described.logits)
+    labels = None if images.labels is None else _labels(model, [images.labels[i] for i in kept])
     said = probabilities.argmax(axis=1)
-    classes = read.contract.classes
+    classes = model.contract.classes
     points = tuple(
         Point(
             name=images.names[i],
@@ -114,11 +112,11 @@ def embed(model: Path, images: ImageSet, out: Path, settings: EmbedSettings) -> 
     )
     shown = _in_order(classes, points)
     measured = None if labels is None else _purities(described.features, places, points, shown)
-    made = _page(read, images, settings, points, shown, measured, failed, len(images.names))
-    return EmbedOutcome(_write(made, read, settings, out, failed), made.figures, len(points), failed)
+    made = _page(model, images, settings, points, shown, measured, failed)
+    return EmbedOutcome(_write(made, model, settings, out, failed), made.figures, len(points), failed)
 
 
-def files_below(paths: Sequence[Path], model: Path, window: str | None) -> ImageSet:
+def files_below(paths: Sequence[Path], model: ImageModel, window: str | None) -> ImageSet:
     """Image files as given, and those below folders in order of name, each once; nobody says what they show.
 
     Args:
@@ -128,26 +126,14 @@ def files_below(paths: Sequence[Path], model: Path, window: str | None) -> Image
 
     Raises:
         UsageError: if a path does not exist, no image is found, or the window is none.
-        WeightsError: if the model is no classifier of images.
     """
-    found: dict[Path, str] = {}
-    for path in paths:
-        if path.is_dir():
-            inner = sorted(p for p in path.rglob("*") if p.suffix.lower() in STILL_SUFFIXES and p.is_file())
-            found |= {one: one.relative_to(path).as_posix() for one in inner}
-        elif path.exists():
-            found[path] = path.name
-        else:
-            raise UsageError(f"{path}: no such file or folder")
-    if not found:
-        given = ", ".join(map(str, paths))
-        raise UsageError(f"{given}: no images ({', '.join(STILL_SUFFIXES)})")
+    listed = list_still_images(paths)
     try:
-        grey = parse_window(window or read_image_model(model).contract.window)
+        grey = parse_window(window or model.contract.window)
     except ValueError as error:
         raise UsageError(f"--image-window: {error}") from error
-    store = ImageFiles(tuple(found), grey)
-    return ImageSet(store, tuple(found.values()), None, f"{len(found):,} files")
+    store = ImageFiles(tuple(one.path for one in listed), grey)
+    return ImageSet(store, tuple(one.name for one in listed), None, f"{len(listed):,} files")
 
 
 def labelled_set(config: TrainClassifyConfig, split: Split) -> ImageSet:
@@ -251,9 +237,9 @@ def _page(
     shown: tuple[str, ...],
     measured: _Purities | None,
     failed: dict[str, str],
-    offered: int,
 ) -> Embedding:
     """Everything that is shown."""
+    offered = len(images.names)
     notes = [
         "Each dot is an image; images that the network describes alike lie together. Distances between far groups, and "
         f"the axes, mean nothing. Seed {settings.seed}.",

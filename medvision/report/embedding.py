@@ -21,7 +21,7 @@ _SHAPES = (
     "M0 -1.15L1.1 .85H-1.1Z",
     "M0 -1.25L1.1 0L0 1.25L-1.1 0Z",
 )
-_WIDTH, _LOWEST, _TALLEST, _MARGIN = 1000.0, 480.0, 780.0, 24.0
+_WIDTH, _LOWEST, _TALLEST, _MARGIN = 1000.0, 600.0, 780.0, 24.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ from medvision.core.taxonomy import read_taxonomy
 from medvision.evaluations.skin import evaluate
 from medvision.models.class_tree import ClassTree
 from medvision.models.image_model import read_image_model
+from medvision.training.classify_config import read_classify_config
 from medvision.training.classify_taxonomy import part
 from medvision.training.images import ImageArrays, LabelledImages
 
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 TREE = """
 name: skin
 tree:
@@ -155,6 +157,15 @@ def test_errors_name_what_is_wrong(tree: Path) -> None:
         part(labelled(["bcc", "blue"], ["train", "train"]), taxonomy, 3, tree)
     with pytest.raises(UsageError, match="no node has an image"):
         part(labelled(["bcc", "blue"], ["test", "test"]), taxonomy, 3, tree)
+
+
+@pytest.mark.parametrize("name", ["train-skin", "train-isic2019", "train-cifar"])
+def test_the_configurations_find_their_taxonomy(name: str) -> None:
+    config = read_classify_config(CONFIGS / f"{name}.yaml")
+    assert config.taxonomy is not None
+    taxonomy = read_taxonomy(config.taxonomy.file)
+    for disease in config.images.columns.one_hot:
+        assert disease == "UNK" or not taxonomy.children[taxonomy.find(disease, name)]
 
 
 @pytest.mark.parametrize(
