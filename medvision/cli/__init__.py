@@ -59,6 +59,10 @@ _COMMANDS = {
         "medvision.cli.demo:demo",
         "Make four synthetic slides, analyse them and evaluate against the truth.",
     ),
+    "embed": (
+        "medvision.cli.embed:embed",
+        "Show images as a classifier sees them: t-SNE, UMAP or PCA, coloured by class.",
+    ),
     "evaluate": ("medvision.cli.evaluate:app", "Score predictions by a benchmark's official protocol."),
     "features": (
         "medvision.cli.features:features",

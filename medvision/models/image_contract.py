@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medvision.models.class_tree import ClassTree
 from medvision.models.contract import IMAGENET_MEAN, IMAGENET_STD, Figure
 from medvision.ops.appearance import GREY_BELOW, Appearance
 from medvision.ops.quality import Measure
@@ -121,6 +122,8 @@ class ImageContract(BaseModel):
     scope: Scope | None = None
     window: str | None = None
     """How grey of more than 8 bits was shown in training, as the configuration of the images says it."""
+    tree: ClassTree | None = None
+    """The taxonomy that the classes are parts of; its `levels` sum their probabilities."""
 
     @model_validator(mode="after")
     def _classes_are_told_apart(self) -> ImageContract:
@@ -128,4 +131,8 @@ class ImageContract(BaseModel):
             raise ValueError(f"class names repeat: {', '.join(self.classes)}")
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"positive {self.positive!r} is none of {', '.join(self.classes)}")
+        if self.tree is not None and self.tree.classes != self.classes:
+            raise ValueError(
+                f"the tree is parted into {', '.join(self.tree.classes)}, not into these classes"
+            )
         return self

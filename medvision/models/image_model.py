@@ -118,19 +118,36 @@ def logits_of(
     Raises:
         UsageError: if the engine cannot compute the model.
     """
+    network = runner or model.patch_model
+    return vectors_of(model, network, len(model.contract.classes), images, engine)
+
+
+def vectors_of(
+    model: ImageModel,
+    network: PatchModel | Runner,
+    length: int,
+    images: Iterable[Pixels],
+    engine: PatchEngine,
+) -> Floats:
+    """What a network that takes the model's input gives for images: vectors `(n, length)`, in the order of the images.
+
+    Raises:
+        UsageError: if the engine cannot compute the network.
+    """
+    columns = tuple(map(str, range(length)))
 
     def jobs() -> Iterator[Job[Table]]:
         for pixels in images:
             source = ArraySource(model.fitted(pixels), fill=0)
             plan = whole(source.id, source.levels[0].shape)
-            yield Job(source, plan, TableSink(plan, model.contract.classes))
+            yield Job(source, plan, TableSink(plan, columns))
 
     # A job ends when its last window is computed, so that they end in the order of the images.
     rows = [
-        [float(table.columns[name][0]) for name in model.contract.classes]
-        for _, table, _ in engine.run_many(jobs(), runner or model.patch_model, pack=True)
+        np.concatenate([table.columns[name] for name in columns])
+        for _, table, _ in engine.run_many(jobs(), network, pack=True)
     ]
-    return np.array(rows, np.float64).reshape(len(rows), len(model.contract.classes))
+    return np.array(rows, np.float64).reshape(len(rows), length)
 
 
 def _as_they_are(raw: torch.Tensor) -> torch.Tensor:

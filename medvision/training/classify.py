@@ -6,7 +6,6 @@ learns first while the trunk stays as it is, then more of the network at a lower
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Callable
@@ -24,19 +23,20 @@ from medvision.core.digest import digest_json
 from medvision.core.errors import UsageError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.metrics.calibration import fit_softmax_temperature
+from medvision.models.class_tree import ClassTree
 from medvision.models.classifiers.start import LIBRARY, Start, begin
 from medvision.models.image_contract import ImageContract, Scope
-from medvision.models.image_model import Floats, ImageModel, logits_of
+from medvision.models.image_model import ImageModel, logits_of
 from medvision.models.weights import digest_state, write_weights
 from medvision.ops.appearance import appearance_of
 from medvision.store.files import atomic_write, make_output
-from medvision.store.predictions import PREDICTIONS
-from medvision.store.predictions import write_predictions as store_predictions
 from medvision.training.accelerator import Device
 from medvision.training.classify_card import render_card
 from medvision.training.classify_config import Stage, TrainClassifyConfig
 from medvision.training.classify_data import ResizedImages, batches
-from medvision.training.classify_score import figures_of
+from medvision.training.classify_predictions import write_predictions
+from medvision.training.classify_score import figures_of, figures_of_levels
+from medvision.training.classify_taxonomy import load_parted
 from medvision.training.images import LabelledImages
 from medvision.training.images_load import load_images
 from medvision.training.images_proof import SplitProof, write_proof
@@ -129,7 +129,12 @@ def train_classify(
     """
     began = time.perf_counter()
     make_output(out)
-    images, proof = load_images(config.images)
+    parted = None
+    if config.taxonomy is None:
+        images, proof = load_images(config.images)
+    else:
+        parted, proof = load_parted(config.images, config.taxonomy)
+        images = parted.images
     if on_proof is not None:
         on_proof(proof)
     write_proof(proof, out)
@@ -148,37 +153,27 @@ def train_classify(
     if side is None:
         raise UsageError(f"{config.trunk} has no input size of its own; say `input_px`")
     net, fits = _learn(config, start, train, validation, side, proof.digest, out, on_check, device)
-    model = ImageModel(config.name, net, _contract(config, start, images, side))
+    tree = None if parted is None else parted.tree
+    model = ImageModel(config.name, net, _contract(config, start, images, side, tree))
     engine = PatchEngine(EngineSettings(device="auto" if device == "auto" else device, precision="float32"))
     model = _calibrated(model, validation, train, engine)
     measured = test if len(test) else validation
     if len(measured):
         logits = logits_of(model, (measured.read(i) for i in range(len(measured))), engine)
         probabilities = model.probabilities(logits)
-        write_predictions(measured, probabilities, out)
+        write_predictions(measured, probabilities, out, () if tree is None else tree.levels)
         where = "test" if len(test) else "validation images, on which it was also stopped and calibrated"
         figures = figures_of(measured, probabilities, model.contract.positive, where)
+        if tree is not None:
+            figures |= figures_of_levels(measured, probabilities, tree, where)
         model = replace(model, contract=model.contract.model_copy(update={"figures": figures}))
     weights, card = out / "model.safetensors", out / "model-card.md"
     write_weights(weights, model.net.state_dict(), model.contract.model_dump(mode="json"))
     steps = sum(one.checks[-1].step for one in fits)
-    atomic_write(card, render_card(config, model, start, proof, fits, weights).encode())
+    atomic_write(card, render_card(config, model, start, proof, fits, weights, parted).encode())
     report = ClassifyReport(weights, card, proof, model, steps, time.perf_counter() - began)
     _write_report(report, config, fits, out / "report.json")
     return report
-
-
-def write_predictions(images: LabelledImages, probabilities: Floats, out: Path) -> None:
-    """`predictions.csv` (image and a probability of each class) and `truth.csv`, as `medvision evaluate` takes them."""
-    store_predictions(out / PREDICTIONS, images.classes, zip(images.names, probabilities, strict=True))
-    with (out / "truth.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        # Images that are each a group of their own would make every interval one over groups, to no end.
-        grouped = images.groups is not None and len(set(images.groups)) < len(images)
-        writer.writerow(["image", "label", *(["group"] if grouped else [])])
-        for index, name in enumerate(images.names):
-            own = [images.groups[index]] if grouped and images.groups is not None else []
-            writer.writerow([name, images.classes[images.labels[index]], *own])
 
 
 def _side(images: LabelledImages, split: str) -> LabelledImages:
@@ -290,7 +285,9 @@ def _validation(
     return score
 
 
-def _contract(config: TrainClassifyConfig, start: Start, images: LabelledImages, side: int) -> ImageContract:
+def _contract(
+    config: TrainClassifyConfig, start: Start, images: LabelledImages, side: int, tree: ClassTree | None
+) -> ImageContract:
     positive = config.positive
     if positive is None and len(images.classes) == 2:
         positive = images.classes[1]
@@ -311,6 +308,7 @@ def _contract(config: TrainClassifyConfig, start: Start, images: LabelledImages,
         else str(window)
         if isinstance(window, str)
         else "{:g},{:g}".format(*window),
+        tree=tree,
     )
 
 
@@ -356,6 +354,7 @@ def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
         "stages",
         "weights",
         "positive",
+        "taxonomy",  # its classes are among what is digested of the images
     }
     return {
         **config.model_dump(mode="json", exclude=words),

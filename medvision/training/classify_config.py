@@ -44,6 +44,15 @@ class Stage(Strict):
     )
 
 
+class TaxonomyConfig(Strict):
+    """Training classes by recursive partition of a tree whose nodes the labels name (Esteva et al., Nature 2017)."""
+
+    file: Path = Field(description="As `medvision taxonomy` takes it; from the folder of the configuration.")
+    max_class_size: int = Field(
+        1000, ge=1, description="Training images that a class of several nodes stays below."
+    )
+
+
 class TrainClassifyConfig(Strict):
     """Everything that determines a trained classifier of images. Relative paths start from `data`."""
 
@@ -51,6 +60,9 @@ class TrainClassifyConfig(Strict):
     version: str = "1"
     data: Path = Field(Path(), description="Folder in which the paths below lie.")
     images: ImagesConfig
+    taxonomy: TaxonomyConfig | None = Field(
+        None, description="Makes training classes of the labels; by default these are learnt as they are."
+    )
     trunk: str = Field("inception_v3", description="A classifier of torchvision or timm, or slim-resnet.")
     weights: Path | None = Field(
         None, description="Local file to start from, or `library`; by default random weights."
@@ -88,7 +100,7 @@ class TrainClassifyConfig(Strict):
 
     @model_validator(mode="after")
     def _positive_is_a_class(self) -> TrainClassifyConfig:
-        named = self.images.classes
+        named = self.images.classes if self.taxonomy is None else None
         if self.positive is not None and named is not None and self.positive not in named:
             raise ValueError(f"positive {self.positive!r} is none of {list(named)}")
         return self
@@ -96,6 +108,8 @@ class TrainClassifyConfig(Strict):
 
 def read_classify_config(path: Path, data: Path | None = None) -> TrainClassifyConfig:
     """The configuration in a YAML file, with its paths below its `data`, or the one that is given here.
+
+    The taxonomy is no data: its file is sought from the folder of the configuration.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
@@ -108,9 +122,12 @@ def read_classify_config(path: Path, data: Path | None = None) -> TrainClassifyC
 
     images = config.images.model_copy(
         update={
-            **{name: placed(getattr(config.images, name)) for name in ("folder", "csv", "npz")},
+            **{name: placed(getattr(config.images, name)) for name in ("folder", "csv", "npz", "group_csv")},
             "image_folders": tuple(base / folder for folder in config.images.image_folders),
         }
     )
     weights = config.weights if config.weights in (None, Path("library")) else placed(config.weights)
-    return config.model_copy(update={"images": images, "weights": weights})
+    taxonomy = config.taxonomy
+    if taxonomy is not None:
+        taxonomy = taxonomy.model_copy(update={"file": path.parent / taxonomy.file})
+    return config.model_copy(update={"images": images, "weights": weights, "taxonomy": taxonomy})

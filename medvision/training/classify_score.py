@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +17,7 @@ from medvision.metrics.classes import (
     wilson_interval,
 )
 from medvision.metrics.ranking import bootstrap_intervals, delong_interval
+from medvision.models.class_tree import ClassTree
 from medvision.models.contract import Figure
 from medvision.training.images import LabelledImages
 
@@ -60,4 +63,18 @@ def figures_of(
         if value == value:
             kept = None if isinstance(interval, str) else interval
             found[name] = Figure(value=value, interval=kept, protocol=f"{meaning}, {cases}; interval: {by}")
+    return found
+
+
+def figures_of_levels(
+    images: LabelledImages, probabilities: Floats, tree: ClassTree, where: str
+) -> dict[str, Figure]:
+    """Accuracy and balanced accuracy at each level of a taxonomy, of summed probabilities. See `figures_of`."""
+    found: dict[str, Figure] = {}
+    for level in tree.levels:
+        holders = [tree.taxonomy.holder(name, level.classes) for name in images.classes]
+        place = np.array([level.classes.index(str(holder)) for holder in holders], np.int64)
+        coarse = replace(images, classes=level.classes, labels=place[images.labels])
+        figures = figures_of(coarse, level.sum(probabilities), None, where)
+        found |= {f"{level.title}_{name}": one for name, one in figures.items() if "accuracy" in name}
     return found

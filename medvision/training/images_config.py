@@ -25,8 +25,22 @@ class ColumnsConfig(Strict):
 
     path: str = Field("path", description="Of the image's file, or its name without `suffix`.")
     label: str = Field("label", description="Of the class's name.")
+    one_hot: tuple[str, ...] = Field(
+        (), description="In place of `label`: columns called after the classes, one of them 1, the others 0."
+    )
     group: str | None = Field(None, description="Of the patient, or the lesion: `lesion_id` in HAM10000.")
+    group_if_empty: Literal["refuse", "image"] = Field(
+        "refuse", description="What an empty cell there is: an error, or an image that is a group by itself."
+    )
     split: str | None = Field(None, description="Of the split: train, validation (val) or test.")
+
+    @model_validator(mode="after")
+    def _one_way_to_the_class(self) -> ColumnsConfig:
+        if self.one_hot and "label" in self.model_fields_set:
+            raise ValueError("label and one_hot both say what an image shows; name one")
+        if len(set(self.one_hot)) < len(self.one_hot) or len(self.one_hot) == 1:
+            raise ValueError("one_hot names two columns or more, each once")
+        return self
 
 
 class SplitConfig(Strict):
@@ -70,6 +84,10 @@ class ImagesConfig(Strict):
     columns: ColumnsConfig = ColumnsConfig.model_validate({})
     image_folders: tuple[Path, ...] = Field(
         (), description="In which the files of a CSV are looked for, in order; by default in its own."
+    )
+    group_csv: Path | None = Field(
+        None,
+        description="Another CSV, whose columns `columns.path` and `columns.group` say whose an image is.",
     )
     suffix: str = Field("", description="Added to the paths of a CSV, such as .jpg.")
     classes: tuple[str, ...] | None = Field(
@@ -117,6 +135,8 @@ class ImagesConfig(Strict):
             self.image_folders or self.suffix or self.columns != ColumnsConfig.model_validate({})
         ):
             raise ValueError("columns, image_folders and suffix are for a csv")
+        if self.group_csv is not None and (self.csv is None or self.columns.group is None):
+            raise ValueError("group_csv is for a csv, and holds the column that columns.group names")
         ways = {"group": self.group, "group_pattern": self.group_pattern, "columns.group": self.columns.group}
         said = [name for name, value in ways.items() if value is not None]
         if len(said) > 1:

@@ -18,7 +18,7 @@ from medvision.training.config_file import validated
 from medvision.training.images import ImageArrays, LabelledImages
 from medvision.training.images_config import ColumnsConfig, ImagesConfig
 from medvision.training.images_groups import PRESETS, grouped
-from medvision.training.images_load import load_images
+from medvision.training.images_load import load_images, read_images
 from medvision.training.images_proof import check_groups, write_proof
 from medvision.training.images_read import read_class_folders, read_medmnist, read_table
 from medvision.training.images_split import new_split, validation_from_train
@@ -138,6 +138,88 @@ def test_tables_that_are_wrong_are_told_by_line(text, reason, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UsageError, match=reason):
         read_table(tmp_path / "t.csv", ColumnsConfig(split="side" if "side" in text else None))
+
+
+def test_a_table_with_a_column_per_class_and_groups_in_another(tmp_path):
+    """As ISIC 2018 and 2019 publish theirs."""
+    for n in range(5):
+        save(tmp_path / f"ISIC_{n}.jpg", n)
+    truth, lesions = tmp_path / "GroundTruth.csv", tmp_path / "Metadata.csv"
+    truth.write_text(
+        "image,MEL,NV,BKL,UNK\n"
+        "ISIC_0,1.0,0.0,0.0,0.0\nISIC_1,0.0,1.0,0.0,0.0\nISIC_2,0,0,1,0\nISIC_3,0,1,0,0\nISIC_4,1,0,0,0\n"
+    )
+    lesions.write_text(
+        "image,age,lesion_id\nISIC_4,,\nISIC_0,50,HAM_1\nISIC_1,,HAM_2\nISIC_2,,HAM_3\nISIC_3,,HAM_2\n"
+    )
+    columns = {
+        "path": "image",
+        "one_hot": ["MEL", "NV", "BKL", "UNK"],
+        "group": "lesion_id",
+        "group_if_empty": "image",
+    }
+    given = {
+        "csv": str(truth),
+        "suffix": ".jpg",
+        "group_csv": str(lesions),
+        "columns": columns,
+        "split": {"fractions": {"train": 0.6, "test": 0.4}},
+    }
+    images = load_images_of(given)
+    assert images.classes == ("BKL", "MEL", "NV"), "no image is UNK"
+    assert [images.classes[label] for label in images.labels] == ["MEL", "NV", "BKL", "NV", "MEL"]
+    assert images.groups == ("HAM_1", "HAM_2", "HAM_3", "HAM_2", "image ISIC_4")
+    assert images.grouped_by == "column lesion_id of Metadata.csv"
+    columns["group_if_empty"] = "refuse"
+    with pytest.raises(UsageError, match=r"line 6: lesion_id is empty; `columns: {group_if_empty: image}`"):
+        load_images_of(given)
+    lesions.write_text("image,lesion_id\nISIC_0,HAM_1\n")
+    with pytest.raises(UsageError, match=r"GroundTruth.csv, line 3: Metadata.csv says nothing of 'ISIC_1'"):
+        load_images_of(given)
+    lesions.write_text("image,lesion_id\nISIC_0,HAM_1\nISIC_0,HAM_2\n")
+    with pytest.raises(UsageError, match=r"Metadata.csv, line 3: another group for 'ISIC_0'"):
+        load_images_of(given)
+
+
+def load_images_of(content: dict[str, object]) -> LabelledImages:
+    return read_images(validated(content, ImagesConfig))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            "a.png,1,1,0",
+            r"line 2: 'a.png' must have a 1 in one of MEL, NV, BKL .*it has 1 in MEL and NV; a classifier",
+        ),
+        ("a.png,0,0,0", "line 2: 'a.png' must have .*it has no 1"),
+        ("a.png,,1,-1", "line 2: 'a.png' must have .*it has '' in MEL, '-1' in BKL"),
+    ],
+)
+def test_an_image_of_several_findings_is_told_by_row_and_columns(row, reason, tmp_path):
+    save(tmp_path / "a.png", 1)
+    (tmp_path / "t.csv").write_text(f"path,MEL,NV,BKL\n{row}\n")
+    with pytest.raises(UsageError, match=reason):
+        read_table(tmp_path / "t.csv", ColumnsConfig(one_hot=("MEL", "NV", "BKL")))
+    (tmp_path / "nih.csv").write_text("path,Finding Labels\na.png,Effusion|Mass\n")
+    with pytest.raises(
+        UsageError, match=r"line 2: column Finding Labels gives 'a.png' several classes, Effusion and Mass"
+    ):
+        read_table(tmp_path / "nih.csv", ColumnsConfig(label="Finding Labels"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"csv": "t.csv", "columns": {"label": "x", "one_hot": ["a", "b"]}}, "label and one_hot both say"),
+        ({"csv": "t.csv", "columns": {"one_hot": ["a"]}}, "one_hot names two columns or more"),
+        ({"csv": "t.csv", "columns": {"one_hot": ["a", "a"]}}, "each once"),
+        ({"csv": "t.csv", "group_csv": "g.csv"}, "group_csv is for a csv, and holds the column"),
+    ],
+)
+def test_columns_that_contradict(content, reason):
+    with pytest.raises(UsageError, match=reason):
+        validated(content, ImagesConfig)
 
 
 def archive(path: Path, **arrays: np.ndarray) -> Path:
