@@ -54,7 +54,7 @@ _COMMANDS = {
         "medvision.cli.inspect:check",
         "Dry run: is each slide readable, and what would an analysis cost?",
     ),
-    "classify": ("medvision.cli.classify:classify", "Score single images or folders of them."),
+    "classify": ("medvision.cli.classify:classify", "Classify images, or folders of them; a page for each."),
     "demo": (
         "medvision.cli.demo:demo",
         "Make four synthetic slides, analyse them and evaluate against the truth.",

@@ -163,9 +163,8 @@ def write_tables(
         model=describe_image_model(check_image_config(config)), results=tuple(done), failed=tuple(failed)
     )
     predictions = out / PREDICTIONS
-    if (
-        not predictions.exists()
-    ):  # the run's page wrote it, of all images of the folder, unless none has a result
+    # The run's page wrote it, of all images of the folder, unless none has a result.
+    if not predictions.exists():
         write_predictions(predictions, content.model.classes, ())
     return ImagesOutcome(predictions, _write_results(out, content), content)
 

@@ -34,6 +34,8 @@ THUMBNAIL_SIDE = 1400
 _SMALLEST_SIDE = 560
 """Smaller images are enlarged for the page, so that a map over them can be seen."""
 _SMALLEST_PX = 4
+_NOISE = 1e-6
+"""Differences of probabilities below this come of the order of additions; stretched to colours they would mislead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,8 @@ def _occlusion(
     table, _ = engine.run(hidden, plan, ready.runner, TableSink(plan, contract.classes))
     logits = np.stack([table.columns[one] for one in contract.classes], axis=1).astype(np.float64)
     probability = ready.model.probabilities(logits)[:, index]
-    drops = _steady(probability[0] - probability[1:]).reshape(len(steps), len(steps))
+    drops = probability[0] - probability[1:]
+    drops = _steady(np.where(np.abs(drops) < _NOISE, 0, drops)).reshape(len(steps), len(steps))
     covered = np.zeros((side, side), np.float64)
     count = np.zeros((side, side), np.float64)
     for (row, column), drop in zip(places, drops.ravel(), strict=True):

@@ -66,7 +66,7 @@ def _verdict(result: ImageResult) -> Verdict:
     if result.in_scope is False:
         title = "Unlike the training images"
         why = text.sentence(text.visible(result.reason.removeprefix(UNLIKE)))
-        said = f"{why}. The network's answer, {predicted} with {chance}, is for images of another kind and should not be used."
+        said = f"{why}. The network's answer, {predicted} with {chance}, is for other images and should not be used."
         return Verdict("warning", title, said, None, (), _statements(result))
     tone: Tone = "neutral"
     if result.model.positive is not None:

@@ -233,9 +233,9 @@ def test_settings_may_come_from_a_file(
     write_image(tmp_path / "in" / "a.png", 1)
     write_image(tmp_path / "in" / "b.jpg", 2)
     settings = tmp_path / "images.yaml"
-    settings.write_text(json.dumps({"model": str(model), "saliency": "none", "device": "cpu", "trust": True}))
+    settings.write_text(json.dumps({"model": "another", "saliency": "none", "device": "cpu", "trust": True}))
     words = ["batch-images", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--config", str(settings)]
-    assert medvision([*words, "--pattern", "*.png"]) == 0
+    assert medvision([*words, "--pattern", "*.png", "--model", str(model)]) == 0
     assert statuses(tmp_path / "out") == {"a": "done"}
     result = json.loads((tmp_path / "out" / "a" / "result.json").read_bytes())
     assert result["saliency"] is None

@@ -126,6 +126,10 @@ def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:
     found = read_batch_config(Path("in"), Path("out"), settings, {"saliency": "occlusion"}, IMAGES)
     assert found.classify == ImageConfig(model=Path("a.safetensors"), saliency="occlusion")
     assert (found.options.workers, found.options.runner) == (2, "process")
+    given = {"model": Path("b.safetensors")}
+    assert read_batch_config(Path("in"), Path("out"), settings, given, IMAGES).classify == ImageConfig(
+        model=Path("b.safetensors"), saliency="none"
+    )
     with pytest.raises(UsageError, match="saliency: no such field"):
         read_batch_config(Path("in"), Path("out"), settings, {})
 
