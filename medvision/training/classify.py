@@ -114,11 +114,12 @@ def train_classify(
     *,
     download: bool = False,
     device: Device = "auto",
+    loaded: tuple[LabelledImages, SplitProof] | None = None,
 ) -> ClassifyReport:
     """Train, calibrate and measure a classifier of images; writes weights, card, proof and predictions below `out`.
 
     A training that was interrupted continues in the same `out`. With `download` a library may fetch its own weights,
-    into `out/pretrained`.
+    into `out/pretrained`. `loaded` are the configuration's images where they have been read already.
 
     Raises:
         UnreadableSourceError: if an image is damaged.
@@ -127,7 +128,7 @@ def train_classify(
     """
     began = time.perf_counter()
     make_output(out)
-    images, proof = load_images(config.images)
+    images, proof = loaded or load_images(config.images)
     if on_proof is not None:
         on_proof(proof)
     write_proof(proof, out)
@@ -138,7 +139,7 @@ def train_classify(
         torch.manual_seed(config.seed)
         start = begin(
             config.trunk,
-            len(images.classes),
+            images.classes,
             LIBRARY if str(config.weights) == LIBRARY else config.weights,
             out / "pretrained" if download else None,
         )
@@ -162,7 +163,7 @@ def train_classify(
     steps = sum(one.checks[-1].step for one in fits)
     atomic_write(card, render_card(config, model, start, proof, fits, weights).encode())
     report = ClassifyReport(weights, card, proof, model, steps, time.perf_counter() - began)
-    _write_report(report, config, fits, out / "report.json")
+    _write_report(report, config, start, fits, out / "report.json")
     return report
 
 
@@ -225,7 +226,7 @@ def _learn(
     for number, stage in enumerate(config.stages, start=1):
         name = f"stage {number}"
         identity = {
-            "config": _identity(config),
+            "config": identity_of(config),
             "data": data,
             "stage": number,
             "start": digest_state(net.state_dict()),
@@ -361,7 +362,7 @@ def is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
     return bool(np.mean(values.max(axis=-1) - values.min(axis=-1)) < 3.0)
 
 
-def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
+def identity_of(config: TrainClassifyConfig) -> dict[str, Any]:
     """What of the configuration changes a network; the images are digested apart, and words change nothing."""
     words = {
         "data",
@@ -381,14 +382,17 @@ def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
     }
 
 
-def _write_report(report: ClassifyReport, config: TrainClassifyConfig, fits: list[Fit], path: Path) -> None:
+def _write_report(
+    report: ClassifyReport, config: TrainClassifyConfig, start: Start, fits: list[Fit], path: Path
+) -> None:
     contract = report.model.contract
     said = {
         "weights": report.weights.name,
         "card": report.card.name,
         "model_digest": report.model.digest,
         "weights_digest": digest_state(report.model.net.state_dict()),
-        "config_digest": digest_json(_identity(config)),
+        "config_digest": digest_json(identity_of(config)),
+        "start": {"from": start.said, "tensors": start.loaded, "digest": start.digest},
         "steps": report.steps,
         "best_steps": [one.best_step for one in fits],
         "temperature": contract.temperature,

@@ -94,14 +94,23 @@ class TrainClassifyConfig(Strict):
         return self
 
 
-def read_classify_config(path: Path, data: Path | None = None) -> TrainClassifyConfig:
+def read_classify_config(
+    path: Path, data: Path | None = None, weights: Path | None = None
+) -> TrainClassifyConfig:
     """The configuration in a YAML file, with its paths below its `data`, or the one that is given here.
+
+    `weights` to start from stand in place of the file's, and are where they are said to be.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
-    config = read_yaml_config(path, TrainClassifyConfig, data=data)
-    base = config.data
+    config = placed_below(read_yaml_config(path, TrainClassifyConfig, data=data))
+    return config if weights is None else config.model_copy(update={"weights": weights})
+
+
+def placed_below(config: TrainClassifyConfig, folder: Path | None = None) -> TrainClassifyConfig:
+    """The configuration with its relative paths below its `data`, itself below `folder` where one is given."""
+    base = config.data if folder is None else folder / config.data
 
     def placed(value: Path | None) -> Path | None:
         return None if value is None else base / value
