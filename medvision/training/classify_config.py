@@ -111,8 +111,8 @@ def read_classify_config(
 ) -> TrainClassifyConfig:
     """The configuration in a YAML file, with its paths below its `data`, or the one that is given here.
 
-    `weights` to start from stand in place of the file's, and are where they are said to be. The taxonomy is no data: its
-    file is sought from the folder of the configuration.
+    `weights` to start from stand in place of the file's, and are where they are said to be. The taxonomy is no data:
+    its file is sought from the folder of the configuration.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
