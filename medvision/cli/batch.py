@@ -34,12 +34,18 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 
+_Weights = Annotated[
+    Path | None,
+    Field(
+        description="Weights of `medvision train classify`, with their contract; or the folder of a training."
+    ),
+]
+
+
 class ImageParameters(ImageConfig):
     """The parameters of images as a command line gives them: the model may be named by a file instead."""
 
-    model: Annotated[  # type: ignore[assignment]
-        Path | None, Field(description="Weights of `medvision train classify`, with their contract.")
-    ] = None
+    model: _Weights = None  # type: ignore[assignment]
 
 
 def batch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -109,7 +109,7 @@ def _is_image_model(model: Path) -> bool:
     return read_metadata(file).get("kind") == "image"
 
 
-def _refuse(options: dict[str, object], of: str, model: str) -> None:
+def _refuse(options: Mapping[str, object], of: str, model: str) -> None:
     given = [f"--{name}" for name, value in options.items() if value is not None]
     if given:
         raise UsageError(f"{', '.join(given)}: for {of}, and {model!r} is none; leave it out")
@@ -135,14 +135,14 @@ def _whole_images(
                 "--predictions-only"
             )
         with slide_progress() as progress:
-            return _show_tables(
-                predict_archive(archives[0], split or "test", out, config, progress.on_windows)
+            made = predict_archive(
+                archives[0], split or "test", out, config, progress.on_plan, progress.on_windows
             )
+        return _show_tables(made)
     listed = list_still_images(images)
     if predictions_only:
         with slide_progress() as progress:
-            progress.on_plan("images", len(listed))
-            made = predict_files(listed, out, config, progress.on_windows)
+            made = predict_files(listed, out, config, progress.on_plan, progress.on_windows)
         return _show_tables(made)
     from medvision.pipelines.classify_image import image_command
     from medvision.pipelines.classify_images import classify_each, write_tables
@@ -167,7 +167,12 @@ def _show_tables(made: ImagesOutcome) -> int:
     """Print what was found in a pass without pages; returns the exit status."""
     names = made.content.model.classes
     rows = [
-        (one.image, one.predicted, *(f"{one.probabilities[name]:.4f}" for name in names), one.reason)
+        (
+            one.image,
+            one.predicted,
+            *(f"{one.probabilities[name]:.4f}" for name in names),
+            "unlike training" if one.in_scope is False else "",
+        )
         for one in made.content.results
     ]
     _print_rows(("image", "class", *names, ""), rows)

@@ -46,7 +46,7 @@ class Scope(BaseModel):
                     f">= {self.smallest_px}",
                     "Smaller images show less than the network learnt from.",
                 ),
-                f"it is {columns} × {rows} px, and the smallest of the training had {self.smallest_px}",
+                f"it is {columns} × {rows} px (the smallest of the training had {self.smallest_px})",
             ),
             (
                 Measure(
@@ -57,7 +57,7 @@ class Scope(BaseModel):
                     f"{narrowest:.2f} to {widest:.2f}",
                     "Width over height, with a margin of 5 % around those of the training images.",
                 ),
-                f"its sides are as {seen.aspect:.2f} to 1; {narrowest:.2f} to {widest:.2f} were seen",
+                f"its sides are as {seen.aspect:.2f} to 1 ({narrowest:.2f} to {widest:.2f} were seen)",
             ),
             (
                 Measure(
@@ -68,7 +68,7 @@ class Scope(BaseModel):
                     f"{darkest:.2f} to {brightest:.2f}",
                     "Mean of the pixels, 0 to 1, with a margin of 0.02 around those of the training images.",
                 ),
-                f"its mean brightness is {seen.brightness:.2f}; {darkest:.2f} to {brightest:.2f} were seen",
+                f"its mean brightness is {seen.brightness:.2f} ({darkest:.2f} to {brightest:.2f} were seen)",
             ),
             (
                 Measure(
@@ -79,7 +79,7 @@ class Scope(BaseModel):
                     grey_limit,
                     f"Mean difference between an image's channels; the training images were {there}.",
                 ),
-                f"it is {here}, and the training images were {there}",
+                f"it is {here} (the training images were {there})",
             ),
             (
                 Measure(

@@ -103,7 +103,9 @@ def read_image_model(path: Path) -> ImageModel:
         ) from error
     net = build(contract.architecture, len(contract.classes))
     apply_weights(net, state, path)
-    return ImageModel(path.stem, net, contract)
+    # A training calls its weights "model": its folder says more.
+    name = path.resolve().parent.name if path.stem == "model" else path.stem
+    return ImageModel(name or path.stem, net, contract)
 
 
 def logits_of(

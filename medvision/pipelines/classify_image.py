@@ -36,6 +36,7 @@ from medvision.sources.guarded_still import read_still_guarded
 from medvision.sources.still import StillImage, read_still
 from medvision.store.files import make_output, safe_name
 from medvision.store.image_records import (
+    UNLIKE,
     FigureInfo,
     ImageInfo,
     ImageModelInfo,
@@ -44,6 +45,9 @@ from medvision.store.image_records import (
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import QcMeasure, RunRecord, SlideOutcome
 from medvision.store.store import ResultSpec, ResultStore
+
+_HARDLY = 0.01
+"""A drop of the probability that a reader should not make much of."""
 
 
 def classify_image(
@@ -135,7 +139,7 @@ class Judgement:
     @property
     def reason(self) -> str:
         """In what it is unlike them, in one line."""
-        return f"unlike the training images: {'; '.join(self.complaints)}" if self.complaints else ""
+        return UNLIKE + "; ".join(self.complaints) if self.complaints else ""
 
 
 def judge_image(
@@ -329,6 +333,11 @@ def _limits(model: ImageModel, saliency: Saliency | None) -> tuple[str, ...]:
         notes.append(
             "The map shows what the network's answer rests on, coarsely; it outlines no finding and proves no cause."
         )
+        if saliency.info.method == "occlusion" and 0 < saliency.info.scale < _HARDLY:
+            notes.append(
+                f"Hiding any one place lowers the probability by {saliency.info.scale:.2g} at most: the map shows "
+                "differences that are hardly there."
+            )
         if saliency.info.scale == 0:
             notes.append(
                 f"Nothing in the image speaks for {saliency.info.class_name} by this map: it is empty."

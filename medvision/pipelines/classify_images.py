@@ -195,6 +195,7 @@ def predict_files(
     images: Sequence[ListedImage],
     out: Path,
     config: ImageConfig,
+    on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
 ) -> ImagesOutcome:
     """Classify images in one pass, many in a batch, and write the tables alone: no pages, no maps.
@@ -203,6 +204,8 @@ def predict_files(
         MedvisionError: before anything is written, if the model, the device or a parameter is none.
     """
     ready = check_image_config(config)
+    if on_plan is not None:
+        on_plan("images", len(images))
     window = shown_window(config, ready.model)
 
     def read(path: Path) -> Pixels:
@@ -227,6 +230,7 @@ def predict_archive(
     split: str,
     out: Path,
     config: ImageConfig,
+    on_plan: Callable[[str, int], None] | None = None,
     on_windows: Callable[[int], None] | None = None,
 ) -> ImagesOutcome:
     """The same for one split of a MedMNIST archive; the images are called `SPLIT/NUMBER`, as in a training on it.
@@ -239,6 +243,8 @@ def predict_archive(
     if split not in parts:
         raise UsageError(f"{path}: no split {split!r}; choose --split among {', '.join(parts)}")
     images = parts[split].images
+    if on_plan is not None:
+        on_plan(split, len(images))
     held: Iterator[tuple[str, Future[Pixels] | Pixels]] = (
         (f"{split}/{number}", pixels) for number, pixels in enumerate(images)
     )

@@ -83,8 +83,12 @@ def parse_window(said: str | None) -> ImageWindow:
     Raises:
         ValueError: naming the choices.
     """
-    if said is None or said == "percentiles" or said == "full":
-        return said
+    if said is None:
+        return None
+    if said == "percentiles":
+        return "percentiles"
+    if said == "full":
+        return "full"
     try:
         low, high = (float(part) for part in said.split(","))
     except ValueError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -105,13 +107,13 @@ def _gradcam(ready: ReadyImageModel, pixels: Pixels, name: str, index: int, engi
     # Eager, as gradients are wanted; and in float32 as the answer is.
     runner = ready.prepared(gradcam_model(ready.patch_model, last, index), "eager")
     stack, _ = engine.run(source, plan, runner, StackSink(plan))
-    raw = np.ascontiguousarray(stack[0])
+    raw = _steady(stack[0])
     scale = float(raw.max())
     channels, rows, columns = last.shape
     info = SaliencyInfo(
         method="gradcam",
         class_name=name,
-        scale=round(scale, 6),
+        scale=float(f"{scale:.6g}"),
         unit="of the map's own largest value",
         detail=f"Grad-CAM of {last.module}: {channels} maps of {columns} × {rows}",
         shape=(rows, columns),
@@ -140,7 +142,7 @@ def _occlusion(
     table, _ = engine.run(hidden, plan, ready.runner, TableSink(plan, contract.classes))
     logits = np.stack([table.columns[one] for one in contract.classes], axis=1).astype(np.float64)
     probability = ready.model.probabilities(logits)[:, index]
-    drops = (probability[0] - probability[1:]).reshape(len(steps), len(steps))
+    drops = _steady(probability[0] - probability[1:]).reshape(len(steps), len(steps))
     covered = np.zeros((side, side), np.float64)
     count = np.zeros((side, side), np.float64)
     for (row, column), drop in zip(places, drops.ravel(), strict=True):
@@ -153,7 +155,7 @@ def _occlusion(
     info = SaliencyInfo(
         method="occlusion",
         class_name=name,
-        scale=round(scale, 6),
+        scale=float(f"{scale:.6g}"),
         unit="drop of the probability",
         detail=(
             f"square of {square} px of the {side} px input in the colour that the network takes as zero, every "
@@ -161,7 +163,16 @@ def _occlusion(
         ),
         shape=(len(steps), len(steps)),
     )
-    return Saliency(info, drops.astype(np.float32), _of_largest(seen, scale))
+    return Saliency(info, drops, _of_largest(seen, scale))
+
+
+def _steady(values: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Values to four digits behind the first of the largest: sums made by more threads differ in the last bits."""
+    largest = float(np.abs(values).max())
+    if not 0 < largest < math.inf:
+        return np.ascontiguousarray(values, np.float32)
+    digits = 4 - math.floor(math.log10(largest))
+    return np.round(np.asarray(values, np.float64), digits).astype(np.float32)
 
 
 def _of_largest(values: FloatArray, scale: float) -> FloatArray:

@@ -9,7 +9,7 @@ from medvision.report.build import RESULT, RUN, check_of, read_record
 from medvision.report.model import Fact, Grid, ImageReport, Overview, ProbabilityBar, Tone, Verdict
 from medvision.report.pictures import colour_stops, load_colours, load_picture
 from medvision.report.provenance import image_provenance
-from medvision.store.image_records import ImageResult, SaliencyInfo
+from medvision.store.image_records import UNLIKE, ImageResult, SaliencyInfo
 from medvision.store.records import RunRecord
 
 MOST_BARS = 12
@@ -65,10 +65,8 @@ def _verdict(result: ImageResult) -> Verdict:
     chance = text.probability(result.probabilities[result.predicted])
     if result.in_scope is False:
         title = "Unlike the training images"
-        said = (
-            f"{text.sentence(text.visible(result.reason))}. The network's answer, {predicted} with {chance}, is for "
-            "images of another kind and should not be used."
-        )
+        why = text.sentence(text.visible(result.reason.removeprefix(UNLIKE)))
+        said = f"{why}. The network's answer, {predicted} with {chance}, is for other images and should not be used."
         return Verdict("warning", title, said, None, (), _statements(result))
     tone: Tone = "neutral"
     if result.model.positive is not None:
@@ -112,7 +110,7 @@ def _figures(result: ImageResult) -> Grid | None:
         return None
     rows = tuple(
         (
-            text.visible(name.replace("_", " ")),
+            "AUC" if name == "auc" else text.sentence(text.visible(name.replace("_", " "))),
             f"{one.value:.3f}",
             "not estimated" if one.interval is None else f"{one.interval[0]:.3f} – {one.interval[1]:.3f}",
             text.visible(one.protocol),

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from medvision.store.records import QcMeasure, Record, Verdict
 
+UNLIKE = "unlike the training images: "
+"""What the reason of an image begins with that is outside a bound of the training images."""
+
 
 class ImageInfo(Record):
     """The image as it was read, upright. Lengths in pixels, array order (rows, columns)."""

@@ -79,7 +79,7 @@ def statuses(out: Path) -> dict[str, str]:
 
 
 def test_seven_bad_among_thirty_fail_by_name_and_the_others_are_done(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], results: Results
+    prefect_home: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], results: Results
 ) -> None:
     good = [write_image(tmp_path / "good" / f"g{number}.png", number) for number in range(23)]
     (tmp_path / "bad").mkdir()
@@ -89,12 +89,13 @@ def test_seven_bad_among_thirty_fail_by_name_and_the_others_are_done(
     rows = [f"scan {number},{path},patient {number},CNV\n" for number, path in enumerate(mixed)]
     manifest.write_text("image,path,patient,label\n" + "".join(rows))
     words = ["batch-images", str(manifest), "--out", str(out), "--model", str(model), "--device", "cpu"]
+    words += ["--trust", "--saliency", "none"]
 
     assert medvision(words) == 1
     said = capsys.readouterr()
     assert "30 images, " in said.out and "30 images: 23 done, 7 failed" in said.out
     foreseen = re.findall(r"will fail: .*/bad/(\S+): ", said.err)
-    assert foreseen == ["absent.png", "empty.png", "text.png", "bomb.png", "stack.tif"], (
+    assert foreseen == ["absent.png", "empty.png", "text.png", "half.png", "bomb.png", "stack.tif"], (
         "told by headers alone"
     )
     ended = statuses(out)
@@ -133,10 +134,10 @@ def test_seven_bad_among_thirty_fail_by_name_and_the_others_are_done(
     assert check_ledger(out) == []
 
 
-@pytest.mark.parametrize("trust", [True, False])
 def test_processes_write_what_threads_write(
-    trust: bool, prefect_home: Path, model: Path, results: Results, tmp_path: Path
+    prefect_home: Path, model: Path, results: Results, tmp_path: Path
 ) -> None:
+    """Maps too, although a worker process sums with fewer threads."""
     from flows.local import run_batch
 
     for number in range(4):
@@ -144,9 +145,8 @@ def test_processes_write_what_threads_write(
     found, heard = {}, list[Progress]()
     for runner, workers in (("thread", 1), ("process", 2)):
         out = tmp_path / runner
-        options = BatchOptions(runner=runner, workers=workers, trust=trust)
-        config = config_of(model, saliency="none" if trust else "gradcam")
-        request = BatchRequest(images=tmp_path / "in", out=out, classify=config, options=options)
+        options = BatchOptions(runner=runner, workers=workers)
+        request = BatchRequest(images=tmp_path / "in", out=out, classify=config_of(model), options=options)
         outcomes = run_batch(request, heard.append)
         assert [outcome.status for outcome in outcomes] == ["done"] * 4
         assert "unlike" in outcomes[-1].reason or "colour" in outcomes[-1].reason, "the last one is in colour"
@@ -228,7 +228,7 @@ def test_what_cannot_work_is_said_before_a_run_begins(
 
 
 def test_settings_may_come_from_a_file(
-    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prefect_home: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_image(tmp_path / "in" / "a.png", 1)
     write_image(tmp_path / "in" / "b.jpg", 2)

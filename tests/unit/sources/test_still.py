@@ -285,7 +285,7 @@ def test_claims_beyond_the_limits_are_refused(tmp_path, monkeypatch):
 def test_in_a_process_of_its_own_it_is_the_same_image(tmp_path):
     Image.fromarray(COLOUR).save(tmp_path / "colour.png")
     (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(DEEP))
-    scanner = {"Manufacturer": "Some & Co", "ManufacturerModelName": "X-1", "PatientName": "Doe^Jane"}
+    scanner = {"Manufacturer": "Some, Co", "ManufacturerModelName": "X-1", "PatientName": "Doe^Jane"}
     dicom(tmp_path / "frames.dcm", np.stack([GREY, GREY[::-1]]), **scanner)
     for name, window, frame in (
         ("colour.png", None, None),
@@ -299,7 +299,7 @@ def test_in_a_process_of_its_own_it_is_the_same_image(tmp_path):
             assert getattr(there, what) == getattr(here, what)
         assert dict(there.metadata) == dict(here.metadata)
     assert dict(here.metadata) == {
-        "scanner_manufacturer": "Some Co",
+        "scanner_manufacturer": "Some, Co",
         "scanner_model": "X-1",
         "compression": "Explicit VR Little Endian",
     }

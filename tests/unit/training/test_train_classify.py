@@ -299,7 +299,7 @@ def test_oblong_images_become_squares(how: str, where: int | None) -> None:
 def test_scope_of_images_in_colour() -> None:
     scope = Scope(energy=0, brightness=(0, 1), aspect=(0.5, 2), smallest_px=8, grey=False)
     assert scope.complaints(Appearance((9, 9), 0.5, colour=0.0), energy=-1) == [
-        "it is grey, and the training images were in colour"
+        "it is grey (the training images were in colour)"
     ]
 
 
