@@ -85,6 +85,7 @@ _COMMANDS = {
         "Run batches at set times, or when slides or images arrive in a folder.",
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
+    "study": ("medvision.cli.study:app", "Compare ways of training on the same images."),
     "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
     "taxonomy": (
         "medvision.cli.taxonomy:taxonomy",

@@ -116,11 +116,12 @@ def train_classify(
     *,
     download: bool = False,
     device: Device = "auto",
+    loaded: tuple[LabelledImages, SplitProof] | None = None,
 ) -> ClassifyReport:
     """Train, calibrate and measure a classifier of images; writes weights, card, proof and predictions below `out`.
 
     A training that was interrupted continues in the same `out`. With `download` a library may fetch its own weights,
-    into `out/pretrained`.
+    into `out/pretrained`. `loaded` are the configuration's images where they have been read already.
 
     Raises:
         UnreadableSourceError: if an image is damaged.
@@ -131,7 +132,7 @@ def train_classify(
     make_output(out)
     parted = None
     if config.taxonomy is None:
-        images, proof = load_images(config.images)
+        images, proof = loaded or load_images(config.images)
     else:
         parted, proof = load_parted(config.images, config.taxonomy)
         images = parted.images
@@ -145,7 +146,7 @@ def train_classify(
         torch.manual_seed(config.seed)
         start = begin(
             config.trunk,
-            len(images.classes),
+            images.classes,
             LIBRARY if str(config.weights) == LIBRARY else config.weights,
             out / "pretrained" if download else None,
         )
@@ -172,7 +173,7 @@ def train_classify(
     steps = sum(one.checks[-1].step for one in fits)
     atomic_write(card, render_card(config, model, start, proof, fits, weights, parted).encode())
     report = ClassifyReport(weights, card, proof, model, steps, time.perf_counter() - began)
-    _write_report(report, config, fits, out / "report.json")
+    _write_report(report, config, start, fits, out / "report.json")
     return report
 
 
@@ -218,7 +219,7 @@ def _learn(
     for number, stage in enumerate(config.stages, start=1):
         name = f"stage {number}"
         identity = {
-            "config": _identity(config),
+            "config": identity_of(config),
             "data": data,
             "stage": number,
             "start": digest_state(net.state_dict()),
@@ -341,7 +342,7 @@ def scope_of(images: LabelledImages, energy: float) -> Scope:
     )
 
 
-def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
+def identity_of(config: TrainClassifyConfig) -> dict[str, Any]:
     """What of the configuration changes a network; the images are digested apart, and words change nothing."""
     words = {
         "data",
@@ -362,14 +363,17 @@ def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
     }
 
 
-def _write_report(report: ClassifyReport, config: TrainClassifyConfig, fits: list[Fit], path: Path) -> None:
+def _write_report(
+    report: ClassifyReport, config: TrainClassifyConfig, start: Start, fits: list[Fit], path: Path
+) -> None:
     contract = report.model.contract
     said = {
         "weights": report.weights.name,
         "card": report.card.name,
         "model_digest": report.model.digest,
         "weights_digest": digest_state(report.model.net.state_dict()),
-        "config_digest": digest_json(_identity(config)),
+        "config_digest": digest_json(identity_of(config)),
+        "start": {"from": start.said, "tensors": start.loaded, "digest": start.digest},
         "steps": report.steps,
         "best_steps": [one.best_step for one in fits],
         "temperature": contract.temperature,

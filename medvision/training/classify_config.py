@@ -106,16 +106,28 @@ class TrainClassifyConfig(Strict):
         return self
 
 
-def read_classify_config(path: Path, data: Path | None = None) -> TrainClassifyConfig:
+def read_classify_config(
+    path: Path, data: Path | None = None, weights: Path | None = None
+) -> TrainClassifyConfig:
     """The configuration in a YAML file, with its paths below its `data`, or the one that is given here.
 
-    The taxonomy is no data: its file is sought from the folder of the configuration.
+    `weights` to start from stand in place of the file's, and are where they are said to be. The taxonomy is no data:
+    its file is sought from the folder of the configuration.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
-    config = read_yaml_config(path, TrainClassifyConfig, data=data)
-    base = config.data
+    config = placed_below(read_yaml_config(path, TrainClassifyConfig, data=data))
+    update: dict[str, object] = {} if weights is None else {"weights": weights}
+    if config.taxonomy is not None:
+        file = path.parent / config.taxonomy.file
+        update["taxonomy"] = config.taxonomy.model_copy(update={"file": file})
+    return config.model_copy(update=update)
+
+
+def placed_below(config: TrainClassifyConfig, folder: Path | None = None) -> TrainClassifyConfig:
+    """The configuration with its relative paths below its `data`, itself below `folder` where one is given."""
+    base = config.data if folder is None else folder / config.data
 
     def placed(value: Path | None) -> Path | None:
         return None if value is None else base / value
@@ -127,7 +139,4 @@ def read_classify_config(path: Path, data: Path | None = None) -> TrainClassifyC
         }
     )
     weights = config.weights if config.weights in (None, Path("library")) else placed(config.weights)
-    taxonomy = config.taxonomy
-    if taxonomy is not None:
-        taxonomy = taxonomy.model_copy(update={"file": path.parent / taxonomy.file})
-    return config.model_copy(update={"images": images, "weights": weights, "taxonomy": taxonomy})
+    return config.model_copy(update={"images": images, "weights": weights})

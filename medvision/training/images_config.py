@@ -94,6 +94,11 @@ class ImagesConfig(Strict):
         None, min_length=2, description="In the order of their labels; by default sorted by name."
     )
     leave_out: tuple[str, ...] = Field((), description="Classes that are there and not wanted.")
+    class_patterns: dict[str, str] = Field(
+        {},
+        description="Of a folder: classes that file names tell, each with a regular expression that is searched in the "
+        "name without its ending; other files have the class of their folder.",
+    )
     window: tuple[float, float] | Literal["percentiles", "full"] | None = Field(
         None, description="How grey of more than 8 bits is shown; by default as a DICOM file says."
     )
@@ -125,6 +130,16 @@ class ImagesConfig(Strict):
                 )
         return value
 
+    @field_validator("class_patterns")
+    @classmethod
+    def _regular(cls, value: dict[str, str]) -> dict[str, str]:
+        for name, pattern in value.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: {pattern!r} is no regular expression ({error})") from error
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> ImagesConfig:
         kinds = {name: getattr(self, name) for name in ("folder", "csv", "npz")}
@@ -137,6 +152,10 @@ class ImagesConfig(Strict):
             raise ValueError("columns, image_folders and suffix are for a csv")
         if self.group_csv is not None and (self.csv is None or self.columns.group is None):
             raise ValueError("group_csv is for a csv, and holds the column that columns.group names")
+        if self.class_patterns and (self.folder is None or self.classes is None):
+            raise ValueError(
+                "class_patterns are for a folder, with `classes` named, so that no name is missed"
+            )
         ways = {"group": self.group, "group_pattern": self.group_pattern, "columns.group": self.columns.group}
         said = [name for name, value in ways.items() if value is not None]
         if len(said) > 1:

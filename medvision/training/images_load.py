@@ -68,7 +68,9 @@ def read_images(config: ImagesConfig) -> LabelledImages:
         UsageError: as the readers in `images_read`.
     """
     if config.folder is not None:
-        return read_class_folders(config.folder, config.classes, config.leave_out, config.window)
+        return read_class_folders(
+            config.folder, config.classes, config.leave_out, config.window, config.class_patterns
+        )
     if config.csv is not None:
         return read_table(
             config.csv,

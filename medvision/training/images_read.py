@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,14 +24,20 @@ _EMPTY_GROUP = "; `columns: {group_if_empty: image}` takes each such image for a
 
 
 def read_class_folders(
-    folder: Path, classes: Sequence[str] | None = None, leave_out: Sequence[str] = (), window: Window = None
+    folder: Path,
+    classes: Sequence[str] | None = None,
+    leave_out: Sequence[str] = (),
+    window: Window = None,
+    class_patterns: Mapping[str, str] | None = None,
 ) -> LabelledImages:
     """Images in `folder/CLASS/`, or in `folder/SPLIT/CLASS/` where all sub-folders have names of splits.
 
     Files whose ending is none of an image's are passed over and counted in the provenance; hidden ones are not counted.
+    A file in whose name one of `class_patterns` (regular expressions by class) is found is of that class instead.
 
     Raises:
-        UsageError: if there is no such folder, no image, an image deeper down, or a class too many or too few.
+        UsageError: if there is no such folder, no image, an image deeper down, a class too many or too few, or two of
+            the patterns in one name.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of images; it should hold one sub-folder per class")
@@ -48,7 +55,7 @@ def read_class_folders(
                 continue
             files, ignored = _images(place)
             others += ignored
-            found += [(path, place.name, side) for path in files]
+            found += [(path, _named_class(path, class_patterns or {}) or place.name, side) for path in files]
     if not found:
         raise UsageError(
             f"{folder}: no images ({', '.join(STILL_SUFFIXES)}) in sub-folders named after their classes"
@@ -65,6 +72,7 @@ def read_class_folders(
         provenance={
             "source": f"folder {folder.name}, one sub-folder per {'split and class' if split else 'class'}",
             "class order": said,
+            **({"classes by name": _patterns_said(class_patterns)} if class_patterns else {}),
             "other files passed over": str(others),
         },
     )
@@ -175,6 +183,18 @@ def _images(folder: Path) -> tuple[list[Path], int]:
         )
     files = [p for p in inside if p.suffix.lower() in STILL_SUFFIXES]
     return files, len(inside) - len(files)
+
+
+def _named_class(path: Path, patterns: Mapping[str, str]) -> str | None:
+    """The class whose pattern the file's name has; None where it has none."""
+    found = [name for name, pattern in patterns.items() if re.search(pattern, path.stem)]
+    if len(found) > 1:
+        raise UsageError(f"{path}: the name has the patterns of two classes, {' and '.join(found)}")
+    return found[0] if found else None
+
+
+def _patterns_said(patterns: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} where the file's name has {pattern}" for name, pattern in patterns.items())
 
 
 def _check_left_out(where: str, there: set[str], leave_out: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from medvision.core.errors import SourceTooLargeError, UnreadableSourceError, UsageError
 from medvision.sources import image_archive
+from medvision.training.classify_config import read_classify_config
 from medvision.training.config_file import validated
 from medvision.training.images import ImageArrays, LabelledImages
 from medvision.training.images_config import ColumnsConfig, ImagesConfig
@@ -464,3 +465,68 @@ def test_a_real_folder_of_images(shared):
     ])  # fmt: skip
     assert images.of("train").counts() == {"cat": 100, "dog": 100}
     assert images.read(0).shape == (32, 32, 3)
+
+
+@pytest.fixture
+def chest_folder(tmp_path: Path) -> Path:
+    """As the chest X-rays of Kermany et al. lie: the kind of a pneumonia is in the file's name alone."""
+    seed = 100
+    for side, first in (("train", 0), ("test", 20)):
+        for person in range(first, first + 12):
+            kind = ("bacteria", "virus")[person % 2]
+            for number in (1, 2):
+                save(tmp_path / side / "PNEUMONIA" / f"person{person}_{kind}_{number}.jpeg", seed := seed + 1)
+            save(tmp_path / side / "NORMAL" / f"NORMAL2-IM-{person:04d}-0001.jpeg", seed := seed + 1)
+    return tmp_path
+
+
+KINDS = {"bacterial": r"^person\d+_bacteria_", "viral": r"^person\d+_virus_"}
+
+
+def test_classes_may_be_in_the_names_of_the_files(chest_folder: Path) -> None:
+    images, proof = load(
+        folder=chest_folder, classes=("bacterial", "viral"), class_patterns=KINDS, leave_out=("NORMAL",),
+        group="kermany-chest", split={"fractions": {"train": 0.75, "test": 0.25}},
+    )  # fmt: skip
+    assert len(images) == 48 and set(images.counts().values()) == {24}
+    for name, label in zip(images.names, images.labels, strict=True):
+        assert ("_virus_" in name) == (images.classes[label] == "viral")
+    assert set(proof.shared_groups.values()) == {0}, "no person is on two sides"
+    assert "viral where the file's name has" in "\n".join(proof.lines())
+
+
+def test_files_without_a_pattern_have_the_class_of_their_folder(chest_folder: Path) -> None:
+    names = ("NORMAL", "bacterial", "viral")
+    images = read_class_folders(chest_folder, names, class_patterns=KINDS)
+    assert images.counts() == {"NORMAL": 24, "bacterial": 24, "viral": 24}
+    save(chest_folder / "train" / "PNEUMONIA" / "person9.jpeg", 7)
+    with pytest.raises(UsageError, match="class 'PNEUMONIA' in neither list"):
+        read_class_folders(chest_folder, names, class_patterns=KINDS)
+    with pytest.raises(UsageError, match="patterns of two classes, a and b"):
+        read_class_folders(chest_folder, class_patterns={"a": "person", "b": "virus"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"folder": ".", "class_patterns": KINDS}, "with `classes` named"),
+        ({"csv": "a.csv", "classes": ("a", "b"), "class_patterns": KINDS}, "are for a folder"),
+        ({"folder": ".", "classes": ("a", "b"), "class_patterns": {"a": "("}}, "no regular expression"),
+    ],
+)
+def test_patterns_that_cannot_be_meant_are_refused(content: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        validated(content, ImagesConfig)
+
+
+def test_the_configurations_of_chest_xrays_fit_the_published_folders(chest_folder: Path) -> None:
+    configs = Path(__file__).parents[3] / "configs"
+    for name, counts in (("train-cxr-from-oct", [24, 48]), ("train-cxr-bacterial-viral", [24, 24])):
+        config = read_classify_config(configs / f"{name}.yaml", chest_folder)
+        images, _ = load_images(config.images)
+        assert list(images.counts().values()) == counts
+        assert config.weights == chest_folder / "../out/oct/model.safetensors"
+    full, limited = (read_classify_config(configs / f"train-oct{end}.yaml") for end in ("", "-limited"))
+    assert limited.limit_per_class == 1000
+    same = {"images", "trunk", "weights", "input_px", "batch_size", "augmentation", "sampling"}
+    assert limited.model_dump(include=same) == full.model_dump(include=same)
