@@ -140,7 +140,7 @@ def _tables(result: TransferResult, config: TransferConfig) -> list[PageTable]:
         )
         head = ("images per class", *(arm.name for arm in arms[1:]))
         note = "Differences run by run on the same test images, mean over the seeds; in brackets the 95% interval."
-        tables.append(PageTable(f"{name}: {figure} gained over {arms[0].name}", head, rows, note=note))
+        tables.append(PageTable(f"{name}: {figure} gained over “{arms[0].name}”", head, rows, note=note))
     return tables
 
 
@@ -255,7 +255,16 @@ def _panel(result: TransferResult, config: TransferConfig, name: str) -> Callabl
         axes.minorticks_off()
         axes.set_xlabel("training images per class")
         axes.set_ylabel(name)
-        axes.set_ylim(top=1.01)
+        lowest = min(
+            end
+            for count in counts
+            for way in range(len(config.arms))
+            for end in (
+                *(result.found[count][name].interval(way) or ()),
+                *result.found[count][name].values[way].tolist(),
+            )
+        )
+        axes.set_ylim(bottom=lowest - 0.04, top=1.01)
         axes.grid(color=GRID, linewidth=0.6)
 
     return fill
