@@ -41,7 +41,7 @@ def describe(results: Sequence[TransferResult], config: TransferConfig) -> Evalu
         plots=(_curves(results, config),),
         notes=_notes(config),
         tables=(
-            *(_table(result, config, figure) for result in results for figure in _figures(result)),
+            *(table for result in results for table in _tables(result, config)),
             _arms(config),
             _data(results),
         ),
@@ -101,37 +101,51 @@ def _entry(found: Crossed, config: TransferConfig, way: int, count: int, figure:
 
 
 def _gains(result: TransferResult, config: TransferConfig) -> list[Row]:
-    """How much the last arm gains on the first in the first figure; bold where the interval leaves 0 out."""
+    """What the last arm gains on the first with fewest and most images; bold where the interval leaves 0 out."""
     last, first = len(config.arms) - 1, config.arms[0].name
     main = _figures(result)[0]
     rows = []
-    for count in config.images_per_class:
+    for count in sorted({min(config.images_per_class), max(config.images_per_class)}):
         found = result.found[count][main]
         interval = found.difference_interval(last, 0)
         sure = interval is not None and not interval[0] <= 0 <= interval[1]
-        name = f"{result.transfer.name}, {count} per class: {main}, {config.arms[last].name} − {first}"
+        name = f"{result.transfer.name}: {main}, {config.arms[last].name} − {first}, {count} per class"
         rows.append(Row(name, _signed(found.difference(last, 0)), _signed_interval(interval), sure))
     return rows
 
 
-def _table(result: TransferResult, config: TransferConfig, figure: str) -> PageTable:
-    arms = config.arms
-    head = [
-        "images per class",
-        *(arm.name for arm in arms),
-        *(f"{arm.name} − {arms[0].name}" for arm in arms[1:]),
-    ]
-    rows = []
-    for count in config.images_per_class:
-        found = result.found[count][figure]
-        own = [f"{found.mean(i):.3f} ({interval_text(found.interval(i))})" for i in range(len(arms))]
-        gains = [
-            f"{_signed(found.difference(i, 0))} ({_signed_interval(found.difference_interval(i, 0))})"
-            for i in range(1, len(arms))
-        ]
-        rows.append((str(count), *own, *gains))
-    note = "Mean over the seeds; in brackets its 95% interval. Differences are of the same seeds and test images."
-    return PageTable(f"{result.transfer.name}: {figure}", tuple(head), tuple(rows), note=note)
+def _tables(result: TransferResult, config: TransferConfig) -> list[PageTable]:
+    """The means of each figure, and below them the differences from the first arm."""
+    counts, arms, name = config.images_per_class, config.arms, result.transfer.name
+    tables = []
+    for figure in _figures(result):
+        rows = tuple(
+            (
+                str(count),
+                *(
+                    f"{result.found[count][figure].mean(i):.3f} "
+                    f"({interval_text(result.found[count][figure].interval(i))})"
+                    for i in range(len(arms))
+                ),
+            )
+            for count in counts
+        )
+        note = "Mean over the seeds; in brackets its 95% interval."
+        head = ("images per class", *(arm.name for arm in arms))
+        tables.append(PageTable(f"{name}: {figure}", head, rows, note=note))
+    for figure in _figures(result):
+        rows = tuple(
+            (str(count), *(_gain(result.found[count][figure], i) for i in range(1, len(arms))))
+            for count in counts
+        )
+        head = ("images per class", *(arm.name for arm in arms[1:]))
+        note = "Differences run by run on the same test images, mean over the seeds; in brackets the 95% interval."
+        tables.append(PageTable(f"{name}: {figure} gained over “{arms[0].name}”", head, rows, note=note))
+    return tables
+
+
+def _gain(found: Crossed, way: int) -> str:
+    return f"{_signed(found.difference(way, 0))} ({_signed_interval(found.difference_interval(way, 0))})"
 
 
 def _arms(config: TransferConfig) -> PageTable:
@@ -241,7 +255,16 @@ def _panel(result: TransferResult, config: TransferConfig, name: str) -> Callabl
         axes.minorticks_off()
         axes.set_xlabel("training images per class")
         axes.set_ylabel(name)
-        axes.set_ylim(top=1.01)
+        lowest = min(
+            end
+            for count in counts
+            for way in range(len(config.arms))
+            for end in (
+                *(result.found[count][name].interval(way) or ()),
+                *result.found[count][name].values[way].tolist(),
+            )
+        )
+        axes.set_ylim(bottom=lowest - 0.04, top=1.01)
         axes.grid(color=GRID, linewidth=0.6)
 
     return fill

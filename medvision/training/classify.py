@@ -117,11 +117,13 @@ def train_classify(
     download: bool = False,
     device: Device = "auto",
     loaded: tuple[LabelledImages, SplitProof] | None = None,
+    draws: int = 1000,
 ) -> ClassifyReport:
     """Train, calibrate and measure a classifier of images; writes weights, card, proof and predictions below `out`.
 
     A training that was interrupted continues in the same `out`. With `download` a library may fetch its own weights,
-    into `out/pretrained`. `loaded` are the configuration's images where they have been read already.
+    into `out/pretrained`. `loaded` are the configuration's images where they have been read already; `draws` are
+    of the bootstrap for the figures' intervals.
 
     Raises:
         UnreadableSourceError: if an image is damaged.
@@ -164,7 +166,7 @@ def train_classify(
         probabilities = model.probabilities(logits)
         write_predictions(measured, probabilities, out, () if tree is None else tree.levels)
         where = "test" if len(test) else "validation images, on which it was also stopped and calibrated"
-        figures = figures_of(measured, probabilities, model.contract.positive, where)
+        figures = figures_of(measured, probabilities, model.contract.positive, where, draws)
         if tree is not None:
             figures |= figures_of_levels(measured, probabilities, tree, where)
         model = replace(model, contract=model.contract.model_copy(update={"figures": figures}))

@@ -209,7 +209,7 @@ def _part(
     )
     record, test = folder / "part.json", images.of("test")
     if not record.is_file():
-        report = train_classify(config, folder, loaded=loaded, device=device)
+        report = train_classify(config, folder, loaded=loaded, device=device, draws=0)
         answers = _answers(folder / "predictions.csv", test)
         figures = {name: float(figure(test.labels, answers)) for name, figure in FIGURES.items()}
         count = config.limit_per_class or 0
