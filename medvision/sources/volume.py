@@ -132,8 +132,10 @@ class Volume:
             a, b, n = inside.start[k], inside.stop[k], shape[k]
             start[axis], stop[axis] = (n - b, n - a) if self._flips[k] else (a, b)
         stored = self._voxels.read(Box(tuple(start), tuple(stop)))
-        turned = np.flip(stored.transpose(self._order), [k for k, flip in enumerate(self._flips) if flip])
-        out[(*inside.shift(tuple(-a for a in box.start)).slices(), 0)] = turned
+        turned = np.flip(
+            stored.transpose(self._order), tuple(k for k, flip in enumerate(self._flips) if flip)
+        )
+        out[..., 0][inside.shift(tuple(-a for a in box.start)).slices()] = turned
 
     def close(self) -> None:
         """Release the files. Twice is allowed."""
@@ -143,8 +145,9 @@ class Volume:
 def open_volume(
     path: str | Path, spacing_mm: float | tuple[float, float, float] | None = None
 ) -> VolumeSource:
-    """`open_source` for what must be a volume. `spacing_mm` replaces what the file states: one number, or (plane, row,
-    column) of the upright volume.
+    """`open_source` for what must be a volume.
+
+    `spacing_mm` replaces what the file states: one number, or (plane, row, column) of the upright volume.
 
     Raises:
         UnreadableSourceError: as `open_source`, and where it is no volume.
