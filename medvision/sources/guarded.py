@@ -21,9 +21,10 @@ import numpy as np
 
 from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box, Spacing
-from medvision.sources.base import Level, Pixels, Source
+from medvision.core.world import Vector, WorldFrame
+from medvision.sources.base import DTYPES, Level, Pixels, Source, Values
 from medvision.sources.facts import ALLOWED, facts
-from medvision.sources.faults import MAX_SIDE
+from medvision.sources.faults import MAX_SIDE, place_of
 from medvision.sources.guarded_child import (
     AHEAD,
     DECODE,
@@ -31,17 +32,18 @@ from medvision.sources.guarded_child import (
     MOST_WINDOWS,
     OPEN,
     READ,
-    REQUEST,
     SHRINK,
     SHRINKS,
+    packed,
 )
 from medvision.sources.guarded_process import START_SECONDS, Limits, LostError, Process
-from medvision.sources.spacing import supplied
+from medvision.sources.spacing import supplied, volume_spacing_refused
 
 T = TypeVar("T")
 
 _MOST_ROOM = 1 << 24
 """Bytes of pixels that one request for several windows may ask for."""
+_NAMES = tuple(dtype.name for dtype in DTYPES)
 MOST_LOSSES = 64
 """Processes that one source may lose before the rest of it counts as unreadable: two for each window that kills."""
 MOST_LOST_LIMITS = 10
@@ -68,6 +70,11 @@ def open_guarded(
     path = Path(path)
     given = None if spacing_um is None else supplied(spacing_um)
     keeper = _Keeper(path, limits or Limits())
+    if keeper.facts.volume is not None:
+        if given is not None:
+            keeper.close()
+            raise volume_spacing_refused(path, spacing_um)
+        return GuardedVolume(path, keeper)
     source = (GuardedTiledSource if keeper.facts.tiles else GuardedSource)(path, keeper)
     if given is not None:
         source.spacing = given
@@ -86,6 +93,7 @@ class GuardedSource:
         self.axes, self.channels, self.fill = found.axes, found.channels, found.fill
         self.levels, self.spacing, self.metadata = found.levels, found.spacing, found.metadata
         self.reader, self.why, self.vendor = found.reader, found.why, found.vendor
+        self.dtype = found.dtype
 
     @property
     def id(self) -> str:
@@ -94,34 +102,34 @@ class GuardedSource:
             self._id = self._keeper.digest()
         return self._id
 
-    def read(self, box: Box, level: int = 0) -> Pixels:
+    def read(self, box: Box, level: int = 0) -> Values:
         """See `Source.read`."""
-        pixels = np.empty((*box.shape, self.channels), np.uint8)
+        pixels = np.empty((*box.shape, self.channels), self.dtype)
         self.read_into(pixels, box, level)
         return pixels
 
-    def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
+    def read_into(self, out: Values, box: Box, level: int = 0) -> None:
         """See `DirectSource`."""
         self._fill(out, READ, box, level, 1)
 
     def read_many(
-        self, out: Pixels, boxes: Sequence[Box], level: int, factor: int
+        self, out: Values, boxes: Sequence[Box], level: int, factor: int
     ) -> list[WindowUnreadableError | None]:
         """See `ManySource`. To ask the other process costs the same for one window as for several."""
         errors: list[WindowUnreadableError | None] = []
-        size = max(1, min(MOST_WINDOWS, _MOST_ROOM * len(out) // max(1, out.size)))
+        size = max(1, min(MOST_WINDOWS, _MOST_ROOM * len(out) // max(1, out.nbytes)))
         what = READ if factor == 1 else SHRINK
         for first in range(0, len(boxes), size):
             errors += self._some(out[first : first + size], boxes[first : first + size], what, level, factor)
         return errors
 
     def _some(
-        self, out: Pixels, boxes: Sequence[Box], what: int, level: int, factor: int
+        self, out: Values, boxes: Sequence[Box], what: int, level: int, factor: int
     ) -> list[WindowUnreadableError | None]:
         self._keeper.check_open()
         if len(boxes) > 1 and out.size:
-            request = b"".join(REQUEST.pack(what, level, factor, *box.start, *box.stop) for box in boxes)
-            wrong = self._keeper.ask_once(lambda process: process.windows(request, out))
+            asked = b"".join(packed(what, level, factor, box) for box in boxes)
+            wrong = self._keeper.ask_once(lambda process: process.windows(asked, out))
             if wrong is not None and all(isinstance(e, WindowUnreadableError) for e in wrong.values()):
                 return [wrong.get(index) for index in range(len(boxes))]  # type: ignore[misc]
         errors: list[WindowUnreadableError | None] = []
@@ -149,19 +157,29 @@ class GuardedSource:
         }
         if not wanted <= self._asked:  # a message costs as much as the reading of a small window
             self._asked |= wanted
-            self._keeper.tell(REQUEST.pack(AHEAD, level, 1, *box.start, *box.stop))
+            self._keeper.tell(packed(AHEAD, level, 1, box))
 
     def close(self) -> None:
         """End the process. Twice is allowed."""
         self._keeper.close()
 
-    def _fill(self, out: Pixels, what: int, box: Box, level: int, factor: int) -> None:
+    def _fill(self, out: Values, what: int, box: Box, level: int, factor: int) -> None:
         self._keeper.check_open()
         native = Box(tuple(n * factor for n in box.start), tuple(n * factor for n in box.stop))
         _ = self.levels[level]  # an index that is out of range is the caller's mistake, as with any reader
         if out.size:
-            request = REQUEST.pack(what, level, factor, *box.start, *box.stop)
-            self._keeper.ask(lambda process: process.pixels(request, out), _Place(native, level))
+            asked = packed(what, level, factor, box)
+            self._keeper.ask(lambda process: process.pixels(asked, out), _Place(native, level))
+
+
+class GuardedVolume(GuardedSource):
+    """A volume that is read in another process. See `VolumeSource`."""
+
+    def __init__(self, path: Path, keeper: _Keeper) -> None:
+        super().__init__(path, keeper)
+        found = keeper.facts.volume
+        assert found is not None, "asked before"
+        self.frame, self.quantity, self.notes = found.frame, found.quantity, found.notes
 
 
 class GuardedTiledSource(GuardedSource):
@@ -174,9 +192,9 @@ class GuardedTiledSource(GuardedSource):
     def shrinks(self, level: int, factor: int) -> bool:
         """See `TiledSource`."""
         self._keeper.check_open()
-        request = REQUEST.pack(SHRINKS, level, factor, 0, 0, 0, 0)
+        asked = packed(SHRINKS, level, factor)
         place = _Place(Box((0, 0), self.levels[level].shape), level)
-        return bool(self._keeper.ask(lambda process: process.ask(request), place)[0])
+        return bool(self._keeper.ask(lambda process: process.ask(asked), place)[0])
 
     def shrunk_into(self, out: Pixels, box: Box, level: int, factor: int) -> None:
         """See `TiledSource`."""
@@ -187,9 +205,9 @@ class GuardedTiledSource(GuardedSource):
         self._keeper.check_open()
         rows, columns = self.tile_shape(level)
         place = _Place(Box.at((row * rows, column * columns), (rows, columns)), level)
-        request = REQUEST.pack(DECODE, level, 1, row, column, 0, 0)
+        asked = packed(DECODE, level, 1, Box((row, column), (row, column)))
         most = (rows, columns, self.channels)
-        return self._keeper.ask(lambda process: process.tile(request, most), place)
+        return self._keeper.ask(lambda process: process.tile(asked, most), place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +218,26 @@ class _Place:
     level: int
 
     def error(self, path: Path, reason: str) -> WindowUnreadableError:
-        (top, left), (bottom, right) = self.box.start, self.box.stop
-        return WindowUnreadableError(
-            f"{path}: level {self.level}, rows {top}-{bottom}, columns {left}-{right} cannot be decoded: {reason}"
-        )
+        return WindowUnreadableError(f"{path}: {place_of(self.box, self.level)} cannot be decoded: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class _VolumeFacts:
+    """What a volume says besides."""
+
+    frame: WorldFrame | None
+    quantity: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, told: Any) -> _VolumeFacts:
+        frame = None
+        if told["frame"] is not None:
+            origin, spacing, directions = told["frame"]
+            plane, row, column = directions
+            axes = (_vector(plane), _vector(row), _vector(column))
+            frame = WorldFrame(_vector(origin), _vector(spacing), axes)
+        return cls(frame, _one_of(told["quantity"], ("", "HU")), tuple(_text(note) for note in told["notes"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,36 +256,45 @@ class _Facts:
     tiles: tuple[tuple[int, int], ...]
     """Rows and columns of the tiles of each level; none where the reader shows no tiles."""
     ahead: bool
+    dtype: np.dtype[Any]
+    volume: _VolumeFacts | None
 
     @classmethod
     def of(cls, data: bytes) -> _Facts:
         """From the child's JSON. Raises `LostError` where that is not what an honest child says."""
         try:
             told: dict[str, Any] = json.loads(data)
-            levels = tuple(Level(_sides(shape), _lengths(side)) for shape, side in told["levels"])
+            axes = _one_of(told["axes"], ("yx", "zyx"))
+            count = len(axes)
+            levels = tuple(
+                Level(_sides(shape, count), _lengths(side, count)) for shape, side in told["levels"]
+            )
             spacing = told["spacing"]
-            tiles = tuple(_sides(tile) for tile in told["tiles"] or ())
+            tiles = tuple(_tile(tile) for tile in told["tiles"] or ())
             found = cls(
-                axes=_one_of(told["axes"], ("yx",)),
+                axes=axes,
                 channels=_one_of(told["channels"], (1, 2, 3, 4)),
                 levels=levels,
                 spacing=None
                 if spacing is None
-                else Spacing(_lengths(spacing[0]), _one_of(spacing[1], ("um", "mm"))),
-                fill=_one_of(told["fill"], range(256)),
+                else Spacing(_lengths(spacing[0], count), _one_of(spacing[1], ("um", "mm"))),
+                fill=_one_of(told["fill"], range(-(2**15), 2**15)),
                 reader=_text(told["reader"]),
                 why=_text(told["why"]),
                 vendor=_text(told["vendor"]),
                 metadata={_one_of(key, ALLOWED): _text(value) for key, value in told["metadata"].items()},
                 tiles=tiles,
                 ahead=told["ahead"] is True,
+                dtype=_one_of(np.dtype(_one_of(told["dtype"], _NAMES)), DTYPES),
+                volume=None if told["volume"] is None else _VolumeFacts.of(told["volume"]),
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise LostError("the reading process answered out of form") from None
         plain = all(
             facts({key: value}).get(key, "") == value.strip() for key, value in found.metadata.items()
         )
-        if not levels or len(tiles) not in (0, len(levels)) or not plain:
+        is_volume = found.volume is not None
+        if not levels or len(tiles) not in (0, len(levels)) or not plain or is_volume != (axes == "zyx"):
             raise LostError("the reading process answered out of form")
         return found
 
@@ -324,7 +367,7 @@ class _Keeper:
         """SHA-256 of the content; in a process for this alone where the source is closed."""
 
         def made(process: Process) -> str:
-            answer = process.ask(REQUEST.pack(DIGEST, 0, 0, 0, 0, 0, 0))[2]
+            answer = process.ask(packed(DIGEST))[2]
             if len(answer) != 66 or not set(answer[1:-1]) <= set(b"0123456789abcdef"):
                 raise LostError("the reading process answered out of form")
             return answer[1:-1].decode()
@@ -391,7 +434,7 @@ class _Keeper:
         started = time.monotonic()
         process = Process(self._path, self._limits, self._folder)
         try:
-            found = _Facts.of(process.ask(REQUEST.pack(OPEN, 0, 0, 0, 0, 0, 0), START_SECONDS)[2])
+            found = _Facts.of(process.ask(packed(OPEN), START_SECONDS)[2])
             if self._facts not in (None, found):
                 raise LostError("the file is not what it was when it was opened")
         except LostError:
@@ -432,16 +475,26 @@ class _Keeper:
         process.kill()
 
 
-def _sides(value: Any) -> tuple[int, int]:
-    rows, columns = value
-    if not all(type(n) is int and 1 <= n <= MAX_SIDE for n in (rows, columns)):
-        raise ValueError(value)
+def _tile(value: Any) -> tuple[int, int]:
+    rows, columns = _sides(value, 2)
     return rows, columns
 
 
-def _lengths(value: Any) -> tuple[float, ...]:
+def _vector(value: Any) -> Vector:
+    x, y, z = (float(n) for n in value)
+    return x, y, z
+
+
+def _sides(value: Any, axes: int) -> tuple[int, ...]:
+    sides = tuple(value)
+    if len(sides) != axes or not all(type(n) is int and 1 <= n <= MAX_SIDE for n in sides):
+        raise ValueError(value)
+    return sides
+
+
+def _lengths(value: Any, axes: int) -> tuple[float, ...]:
     lengths = tuple(float(n) for n in value)
-    if len(lengths) != 2 or not all(math.isfinite(n) and n > 0 for n in lengths):
+    if len(lengths) != axes or not all(math.isfinite(n) and n > 0 for n in lengths):
         raise ValueError(value)
     return lengths
 

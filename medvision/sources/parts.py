@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def files_of(path: Path, vendor: str) -> list[Path]:
-    """All files of the slide at `path`, itself among them; `vendor` as OpenSlide calls it."""
+    """All files of the slide or series at `path`, itself among them; `vendor` as its reader calls it."""
     if vendor == "mirax":
         return [path, *_below(path.with_suffix(""))]
     if vendor == "hamamatsu":
         return [path, *_named_in(path)]
-    if vendor == "dicom":
+    if vendor in ("dicom", "DICOM"):
         return _series(path)
     return [path]
 
@@ -35,7 +35,7 @@ def _named_in(path: Path) -> list[Path]:
 
 def _series(path: Path) -> list[Path]:
     """DICOM instances in the same folder that belong to the same series, as OpenSlide gathers them."""
-    own = _series_uid(path)
+    own = None if path.is_dir() else _series_uid(path)
     if own is None:
         return [path]
     return sorted(p for p in path.parent.iterdir() if p == path or (p.is_file() and _series_uid(p) == own))
