@@ -38,7 +38,12 @@ class Blob:
         q = [z - self.centre[0], y - self.centre[1], x - self.centre[2]]
         u = [self.axes[i, 0] * q[0] + self.axes[i, 1] * q[1] + self.axes[i, 2] * q[2] for i in range(3)]
         length = np.sqrt(u[0] ** 2 + u[1] ** 2 + u[2] ** 2)
-        slope = np.sqrt(sum((self.axes[0, j] * u[0] + self.axes[1, j] * u[1] + self.axes[2, j] * u[2]) ** 2 for j in range(3)))
+        slope = np.sqrt(
+            sum(
+                (self.axes[0, j] * u[0] + self.axes[1, j] * u[1] + self.axes[2, j] * u[2]) ** 2
+                for j in range(3)
+            )
+        )
         unit = [v / np.maximum(length, 1e-9) for v in u]
         surface = np.full(np.shape(length), self.level)
         for dz, dy, dx, height, sharp in self.bumps:

@@ -1,8 +1,8 @@
 """The trunk as fields on a coarse lattice: signed distances in mm (negative inside) and HU of what varies smoothly.
 
 Shapes are written in the frame of an adult about 345 mm wide, in mm: x to the patient's left, y to posterior, z to
-superior, zero in the middle of the thorax. A scan turns, scales and gently warps that frame. Distances are normalised by
-their own gradient, so that an edge can be drawn as a ramp one voxel wide whatever the lattice.
+superior, zero in the middle of the thorax. A scan turns, scales and gently warps that frame. Distances are divided
+by their own gradient, so that an edge can be drawn as a ramp one voxel wide whatever the lattice.
 """
 
 from __future__ import annotations
@@ -190,9 +190,7 @@ def _heart(x: Image, y: Image, z: Image, who: Patient) -> Image:
     return np.asarray(np.sqrt((u / (62 * size)) ** 2 + (v / (46 * size)) ** 2 + (w / (54 * size)) ** 2) - 1)
 
 
-def _mediastinum(
-    x: Image, y: Image, z: Image, heart: Image, who: Patient, scale: np.float32
-) -> Image:
+def _mediastinum(x: Image, y: Image, z: Image, heart: Image, who: Patient, scale: np.float32) -> Image:
     """Distance to what lies between the lungs: spine, great vessels, heart and hila."""
     wide = who.mediastinum
 
@@ -206,7 +204,10 @@ def _mediastinum(
 
     above = ((18 - z) / 20).clip(0, None) * 10 * scale
     # A wedge of fat behind the breastbone, which narrows to where the lungs meet in front.
-    front = np.maximum(np.abs(x - 2) - wide * (11 + 0.6 * (-y - 55).clip(0, 35) + 0.12 * (z - 20).clip(0, 60)), y) * scale
+    front = (
+        np.maximum(np.abs(x - 2) - wide * (11 + 0.6 * (-y - 55).clip(0, 35) + 0.12 * (z - 20).clip(0, 60)), y)
+        * scale
+    )
     parts = [
         heart,
         column(0, 74, 25, 35),

@@ -73,12 +73,15 @@ def plan(frame: Frame, who: Patient, body: Body, vessels: Floats) -> tuple[list[
     taken: list[tuple[Floats, float]] = []
     nodules: dict[int, Finding] = {}
     # Large ones first: they have fewest places.
-    order = sorted(range(len(recipe.nodules)), key=lambda k: (recipe.nodules[k].centre_mm is None, -recipe.nodules[k].diameter_mm))
+    order = sorted(
+        range(len(recipe.nodules)),
+        key=lambda k: (recipe.nodules[k].centre_mm is None, -recipe.nodules[k].diameter_mm),
+    )
     for k in order:
         rng = recipe.rng(100 + k)
         spec = recipe.nodules[k]
         centre = _given(site, spec) if spec.centre_mm else _somewhere(site, spec, taken, rng)
-        nodules[k] = _nodule(site, spec, centre, rng)
+        nodules[k] = _nodule(spec, centre, rng)
         taken.append((centre, nodules[k].reach_mm))
     others = list(_others(site, taken, recipe))
     return [nodules[k] for k in range(len(recipe.nodules))], others
@@ -142,7 +145,7 @@ def _within(site: Site, centre: Floats, radius: float) -> bool:
     return bool((room > edge).all()) and float(site.depth(centre[None])[0]) < -0.6 * radius
 
 
-def _nodule(site: Site, spec: NoduleSpec, centre: Floats, rng: np.random.Generator) -> Finding:
+def _nodule(spec: NoduleSpec, centre: Floats, rng: np.random.Generator) -> Finding:
     d = spec.diameter_mm
     stretch = (1.0, float(rng.uniform(0.85, 1.1)), float(rng.uniform(0.85, 1.2)))
     lobes, height = {"smooth": (3, 0.06), "lobulated": (7, 0.34), "spiculated": (14, 0.20)}[spec.margin]
@@ -164,10 +167,14 @@ def _nodule(site: Site, spec: NoduleSpec, centre: Floats, rng: np.random.Generat
         core = d * float(rng.uniform(0.35, 0.6))
         shift = rng.standard_normal(3)
         shift *= (d - core) / 2 * rng.uniform(0, 0.5) / np.linalg.norm(shift)
-        blobs.append(lump(centre + shift, core, float(rng.uniform(-40, 40)), rng, lobes=5, height=0.25, mottle=14))
+        blobs.append(
+            lump(centre + shift, core, float(rng.uniform(-40, 40)), rng, lobes=5, height=0.25, mottle=14)
+        )
     elif spec.kind == "calcified":
         share = float(rng.choice([0.45, 0.65, 0.92]))
-        blobs.append(lump(centre, d * share, float(rng.uniform(180, 650)), rng, lobes=4, height=0.2, mottle=60))
+        blobs.append(
+            lump(centre, d * share, float(rng.uniform(180, 650)), rng, lobes=4, height=0.2, mottle=60)
+        )
     strands = _spicules(body, d, rng) if spec.margin == "spiculated" else np.zeros((0, 8))
     reach = max(body.reach_mm, 0.75 * d if len(strands) else 0.0)
     return Finding("nodule", spec, centre, reach, tuple(blobs), d, strands, -60.0 if not hazy else -420.0)
@@ -256,7 +263,9 @@ def _scar(site: Site, rng: np.random.Generator) -> Finding | None:
         thick = float(rng.uniform(0.5, 1.1))
         strands += [[*place, *bend, thick, 0.8 * thick], [*bend, *end, 0.8 * thick, 0.3 * thick]]
     stretch = (float(rng.uniform(0.5, 0.8)), 1.0, float(rng.uniform(1.4, 2.4)))
-    knot = lump(place, size, float(rng.uniform(-120, 40)), rng, stretch=stretch, lobes=6, height=0.4, mottle=30)
+    knot = lump(
+        place, size, float(rng.uniform(-120, 40)), rng, stretch=stretch, lobes=6, height=0.4, mottle=30
+    )
     return Finding("scar", None, place, 8.0, (knot,), -1.0, np.array(strands), -80.0)
 
 
@@ -266,7 +275,9 @@ def _fissural(site: Site, rng: np.random.Generator) -> Finding | None:
     place = _node(np.argwhere((np.abs(body.fissure) < 1.5) & (body.lung < -5)), site, rng)
     if place is None:
         return None
-    gradient = [np.gradient(body.fissure, side, axis=axis) for axis, side in enumerate(site.frame.lattice_step)]
+    gradient = [
+        np.gradient(body.fissure, side, axis=axis) for axis, side in enumerate(site.frame.lattice_step)
+    ]
     normal = np.array([float(site.frame.at(g, place[None])[0]) for g in gradient])
     normal /= max(float(np.linalg.norm(normal)), 1e-9)
     size = float(rng.uniform(3.0, 6.0))
@@ -302,4 +313,6 @@ def _micronodule(site: Site, rng: np.random.Generator) -> Finding | None:
     if place is None:
         return None
     size = float(rng.uniform(1.5, 2.8))
-    return Finding("micronodule", None, place, size / 2, (lump(place, size, float(rng.uniform(0, 200)), rng),), size)
+    return Finding(
+        "micronodule", None, place, size / 2, (lump(place, size, float(rng.uniform(0, 200)), rng),), size
+    )

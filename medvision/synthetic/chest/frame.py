@@ -1,7 +1,7 @@
 """Grids of a scan: its voxels, the finer slices that are drawn, and the coarse lattice that anatomy is computed on.
 
-Places in this package are (z, y, x) in mm from the outer corner of the first voxel, before any flip: z to superior, y to
-posterior, x to the patient's left. Only `world` and `place` know about the world.
+Places in this package are (z, y, x) in mm from the outer corner of the first voxel, before any flip: z to superior, y
+to posterior, x to the patient's left. Only `world` and `place` know about the world.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Frame:
 
     @cached_property
     def parts(self) -> int:
-        """Drawn slices for each slice of the scan, so that none is thicker than 1 mm (or, coarse scans, than a pixel)."""
+        """Drawn slices for each of the scan's, none thicker than 1 mm, or than a pixel where that is more."""
         between, in_plane, _ = self.recipe.spacing_mm
         return max(1, ceil(between / max(_SUBSLICE_MM, in_plane) - 1e-9))
 

@@ -93,7 +93,7 @@ SIZES: dict[str, Size] = {
 class ChestRecipe:
     """Everything that decides the voxels of a synthetic chest CT.
 
-    `shape` is (slices, rows, columns), `spacing_mm` the voxel's sides in that order. `width_mm` is the width of the body
+    `shape` is (slices, rows, columns), `spacing_mm` the voxel's sides in that order. `width_mm` is the body's width
     without arms; the rest of the anatomy follows in proportion. `dose` is relative: noise goes with its inverse root.
     `tilt_deg` turns the patient about the long axis, from side to side, and from front to back. `contrast_hu` is what
     contrast medium adds to blood. `padded` sets what lies outside the circle of reconstruction to -3024, as some
@@ -188,7 +188,9 @@ def sample_recipe(
     drawn_dose = round(exp(float(rng.uniform(log(0.25), log(1.5)))), 2)
     angles = np.round(rng.normal(0, (3.0, 1.5, 2.0)).clip(-8, 8), 1)
     orientations: tuple[Orientation, ...] = get_args(Orientation)
-    turned = orientations[int(rng.choice(len(orientations), p=(0.6, 0.02, 0.02, 0.16, 0.14, 0.02, 0.02, 0.02)))]
+    turned = orientations[
+        int(rng.choice(len(orientations), p=(0.6, 0.02, 0.02, 0.16, 0.14, 0.02, 0.02, 0.02)))
+    ]
     contrast = round(float(rng.uniform(60, 160)), 0) if rng.random() < 0.3 else 0.0
     padded = bool(rng.random() < 0.25)
     count = int(rng.integers(low, high + 1))

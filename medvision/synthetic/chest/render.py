@@ -1,12 +1,11 @@
 """A scene to HU: tissue plane by plane, tubes and findings over it, then the scanner.
 
-Slabs of slices are drawn one after another, so that memory does not grow with the scan; a slice's values do not depend on
-the slab it is drawn in.
+Slabs of slices are drawn one after another, so that memory does not grow with the scan; a slice's values do not depend
+on the slab it is drawn in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import ceil, floor
 
 import numpy as np
@@ -60,7 +59,7 @@ def render_slices(scene: Scene, first: int, last: int, scanner: Scanner | None =
 
 
 def _tissue(scene: Scene, low: int, high: int) -> Image:
-    """HU without blur or noise of the drawn slices `low` to `high`; those beyond the volume repeat its ends' anatomy."""
+    """HU without blur or noise of the drawn slices `low` to `high`; those beyond the volume repeat its ends."""
     frame, body = scene.frame, scene.body
     rows, columns = frame.recipe.shape[1:]
     step = frame.step
@@ -84,7 +83,7 @@ def _tissue(scene: Scene, low: int, high: int) -> Image:
     hu = np.empty(shape, np.float32)
     backdrop = _table(scene)
     for k in range(high - low):
-        plane = _Plane(frame, (low + k + 0.5) * step[0])
+        plane = Plane(frame, (low + k + 0.5) * step[0])
         h = hu[k]
         h[:] = backdrop
         skin = plane.of(body.skin)
@@ -114,7 +113,7 @@ def _tissue(scene: Scene, low: int, high: int) -> Image:
     return hu
 
 
-class _Plane:
+class Plane:
     """Lattice fields on the pixels of one drawn slice, at height `z` mm."""
 
     def __init__(self, frame: Frame, z: float) -> None:
@@ -125,6 +124,7 @@ class _Plane:
         self.part = np.float32(at - self.below)
 
     def of(self, field: Image) -> Image:
+        """The field's values."""
         import cv2
 
         a, b = field[self.below], field[self.below + 1]
@@ -182,7 +182,10 @@ def _draw_blob(hu: Image, blob: Blob, corner: Triple, step: Triple) -> None:
     if box is None:
         return
     z, y, x = np.meshgrid(
-        *((np.arange(s.start, s.stop) + 0.5) * side + c for s, side, c in zip(box, step, corner, strict=True)),
+        *(
+            (np.arange(s.start, s.stop) + 0.5) * side + c
+            for s, side, c in zip(box, step, corner, strict=True)
+        ),
         indexing="ij",
     )
     share = (0.5 - blob.distance(z, y, x) / max(step[1], blob.edge_mm)).clip(0, 1)

@@ -72,7 +72,9 @@ class Scanner:
             white.pop(first + k - reach)
             textured = fft.irfft2(fft.rfft2(mixed) * response, s=(rows, columns))
             node = int((first + k + 0.5) * self._frame.recipe.spacing_mm[0] / z_step)
-            haze = cv2.resize(self._body.haze[min(node, depth - 1)], (columns, rows), interpolation=cv2.INTER_LINEAR)
+            haze = cv2.resize(
+                self._body.haze[min(node, depth - 1)], (columns, rows), interpolation=cv2.INTER_LINEAR
+            )
             planes[k] += np.float32(self._sigma) * np.exp(haze) * textured
 
     def _white(self, number: int) -> Image:

@@ -62,9 +62,7 @@ def _rib(frame: Frame, who: Patient, body: Body, number: int, side: int) -> tupl
     return tubes[bony], tubes[~bony] if number < 10 else tubes[:0]
 
 
-def _wall(
-    frame: Frame, who: Patient, body: Body, angles: Floats, heights: Floats, gap: float
-) -> Floats:
+def _wall(frame: Frame, who: Patient, body: Body, angles: Floats, heights: Floats, gap: float) -> Floats:
     """Places `(n, 3)` a `gap` (adult's mm) outside the chest's inner wall, at angles from the back and heights."""
     reach = np.linspace(20, 190, 120)
     x = np.sin(angles)[:, None] * reach

@@ -22,12 +22,16 @@ _RIGHT, _LEFT = (-40.0, 12.0, 18.0), (42.0, 16.0, 14.0)
 
 @dataclass(frozen=True, slots=True)
 class Pipes:
-    """Tubes `(n, 8)`: `great` vessels outside the lungs, `blood` within them, airways' outer `wall` and `lumen`."""
+    """Tubes `(n, 8)`: `great` vessels outside the lungs, `blood` within them, airways' outer `wall` and `lumen`.
+
+    `trachea` holds those lumina that are no part of a lung: the windpipe and the main bronchi.
+    """
 
     great: Floats
     blood: Floats
     wall: Floats
     lumen: Floats
+    trachea: Floats
 
 
 def build(frame: Frame, who: Patient, body: Body) -> Pipes:
@@ -35,7 +39,8 @@ def build(frame: Frame, who: Patient, body: Body) -> Pipes:
     rng = frame.recipe.rng(5)
     # A child's vessels are thinner and closer, but by less than the body is smaller.
     thick = who.scale**0.35
-    spacing = _LEAF_MM * who.scale**0.5
+    # Twigs closer than a few pixels would be a blur.
+    spacing = max(_LEAF_MM * who.scale**0.5, 5.2 * frame.step[1])
     arteries, veins = (_lobes(frame, body, spacing, rng) for _ in range(2))
     blood, wall, lumen = [], [], []
     for side, root in ((0, _RIGHT), (3, _LEFT)):
@@ -57,6 +62,7 @@ def build(frame: Frame, who: Patient, body: Body) -> Pipes:
         blood=np.concatenate([branches, _bulges(branches)]),
         wall=joined([trunk_wall, *wall]),
         lumen=joined([trunk_lumen, *lumen]),
+        trachea=trunk_lumen,
     )
 
 
@@ -100,7 +106,15 @@ def _trachea(frame: Frame, who: Patient) -> tuple[Floats, Floats]:
 
 def _great() -> list[tuple[Floats, float]]:
     """Points (x, y, z) and radius of the vessels between the lungs, and of the gullet, in the adult's frame."""
-    arch = [[6, -10, -15], [-12, -18, 28], [-9, -14, 54], [3, 2, 68], [18, 28, 62], [23, 46, 44], [22, 50, -20]]
+    arch = [
+        [6, -10, -15],
+        [-12, -18, 28],
+        [-9, -14, 54],
+        [3, 2, 68],
+        [18, 28, 62],
+        [23, 46, 44],
+        [22, 50, -20],
+    ]
     lines = [
         ([*arch, [18, 54, -145]], 12.5),
         ([[-26, -10, 92], [-26, -8, 40], [-22, -4, -5]], 8.5),
