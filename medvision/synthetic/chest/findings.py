@@ -148,7 +148,7 @@ def _within(site: Site, centre: Floats, radius: float) -> bool:
 def _nodule(spec: NoduleSpec, centre: Floats, rng: np.random.Generator) -> Finding:
     d = spec.diameter_mm
     stretch = (1.0, float(rng.uniform(0.85, 1.1)), float(rng.uniform(0.85, 1.2)))
-    lobes, height = {"smooth": (3, 0.06), "lobulated": (7, 0.34), "spiculated": (14, 0.20)}[spec.margin]
+    lobes, height = {"smooth": (3, 0.06), "lobulated": (7, 0.34), "spiculated": (16, 0.30)}[spec.margin]
     hazy = spec.kind in ("ground-glass", "part-solid")
     body_hu = float(rng.uniform(-690, -540)) if hazy else float(rng.uniform(-30, 55))
     body = lump(
@@ -182,13 +182,13 @@ def _nodule(spec: NoduleSpec, centre: Floats, rng: np.random.Generator) -> Findi
 
 def _spicules(body: Blob, diameter: float, rng: np.random.Generator) -> Floats:
     """Fine strands from inside the nodule's rim outwards, and now and then one longer, to the pleura."""
-    count = int(rng.integers(9, 17))
+    count = int(rng.integers(14, 25))
     way = rng.standard_normal((count, 3))
     way /= np.linalg.norm(way, axis=1, keepdims=True)
     length = diameter * rng.uniform(0.18, 0.42, (count, 1)) + 1.0
     start = body.centre + way * 0.36 * diameter
     end = body.centre + way * (0.5 * diameter + length) + rng.normal(0, 0.06 * diameter, (count, 3))
-    thick = rng.uniform(0.4, 0.75, (count, 1))
+    thick = rng.uniform(0.45, 0.9, (count, 1))
     return np.concatenate([start, end, thick, 0.35 * thick], axis=1)
 
 

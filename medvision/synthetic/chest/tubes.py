@@ -33,6 +33,8 @@ def draw_tubes(cover: Image, tubes: Floats, corner: Triple, step: Triple, flat: 
     if not len(tubes):
         return
     width = step[1]
+    # A disc of radius r with a rim `width` wide covers pi (r^2 + width^2 / 12).
+    least = width / 3**0.5
     scale = np.array([flat, 1.0, 1.0])
     ends = tubes[:, :6].reshape(-1, 2, 3)
     reach = np.maximum(tubes[:, 6:].max(axis=1), width / 2) + width / 2
@@ -51,7 +53,7 @@ def draw_tubes(cover: Image, tubes: Floats, corner: Triple, step: Triple, flat: 
     along = ((ends[:, 1] - ends[:, 0]) * scale).astype(np.float32)
     lengths2 = np.maximum((along * along).sum(axis=1), np.float32(1e-6))
     radii = tubes[:, 6:].tolist()
-    shown = tubes[:, 6:].clip(width / 2).tolist()
+    shown = np.sqrt(tubes[:, 6:].clip(least) ** 2 - width**2 / 12).tolist()
     for k in seen.tolist():
         i0, j0, k0 = first[k].tolist()
         i1, j1, k1 = last[k].tolist()
@@ -78,7 +80,7 @@ def draw_tubes(cover: Image, tubes: Floats, corner: Triple, step: Triple, flat: 
         distance *= np.float32(1 / width)
         t -= distance
         np.minimum(np.maximum(t, 0, out=t), 1, out=t)
-        pale = ((r0 + r1) / (shown0 + shown1)) ** 2
+        pale = ((r0 + r1) / 2 / least) ** 2
         if pale < 1:
             t *= np.float32(pale)
         there = cover[i0:i1, j0:j1, k0:k1]

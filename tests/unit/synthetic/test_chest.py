@@ -166,15 +166,17 @@ def test_spacing_changes_the_grid_and_not_the_nodule(spacing: tuple[float, float
 def test_noise_follows_kernel_and_dose() -> None:
     def spread(**changes: object) -> float:
         recipe = replace(SMALL, nodules=(), **changes)  # type: ignore[arg-type]
-        made = scenes.build(recipe)
-        slices = rendering.render_slices(made, 40, 43).astype(np.float64)
-        fine = slices - ndimage.gaussian_filter(slices, (0, 2, 2))
-        heart = slice(40, 52), slice(46, 56)
-        return float(fine[:, *heart].std())
+        quiet = replace(recipe, dose=10.0)
+        noisy, calm = (
+            rendering.render_slices(scenes.build(one), 40, 42).astype(np.float64) for one in (recipe, quiet)
+        )
+        return float((noisy - calm)[:, 30:70, 30:70].std())
 
+    # The seed's noise is the same at every dose: what is left of it at dose 10 is a known share.
+    left = 10**-0.5
     soft, sharp = spread(kernel="soft"), spread(kernel="sharp")
-    assert sharp > 1.8 * soft
-    assert spread(kernel="soft", dose=0.25) == pytest.approx(2 * soft, rel=0.25)
+    assert sharp == pytest.approx(soft * KERNELS["sharp"].noise_hu / KERNELS["soft"].noise_hu, rel=0.15)
+    assert spread(kernel="soft", dose=0.25) == pytest.approx(soft * (2 - left) / (1 - left), rel=0.1)
     assert KERNELS["sharp"].blur_mm < KERNELS["soft"].blur_mm
 
 
@@ -189,7 +191,7 @@ def test_padding_lies_outside_the_circle() -> None:
 @pytest.mark.parametrize("margin", ["smooth", "lobulated", "spiculated"])
 def test_every_shape_has_the_volume_asked_for(margin: Margin) -> None:
     rng = np.random.default_rng(0)
-    lobes, height = {"smooth": (3, 0.06), "lobulated": (7, 0.34), "spiculated": (14, 0.2)}[margin]
+    lobes, height = {"smooth": (3, 0.06), "lobulated": (7, 0.34), "spiculated": (16, 0.3)}[margin]
     blob = lump(np.full(3, 10.0), 8.0, 0.0, rng, stretch=(1.0, 0.8, 1.3), lobes=lobes, height=height)
     axis = np.arange(0, 20, 0.2) + 0.1
     inside = blob.distance(*np.meshgrid(axis, axis, axis, indexing="ij")) <= 0
@@ -202,7 +204,7 @@ def test_a_thin_tube_keeps_its_cross_section() -> None:
         cover = np.zeros((20, 40, 40), np.float32)
         tube = np.array([[-5.0, 20.3, 19.6, 25.0, 20.3, 19.6, radius, radius]])
         draw_tubes(cover, tube, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-        assert float(cover[10].sum()) == pytest.approx(np.pi * radius**2, rel=0.25, abs=0.05)
+        assert float(cover[10].sum()) == pytest.approx(np.pi * radius**2, rel=0.06)
 
 
 def test_trees_reach_every_point_and_taper() -> None:
