@@ -107,7 +107,7 @@ def build(frame: Frame, who: Patient) -> Body:
     def distance(value: Image) -> Image:
         return _distance(value, frame.lattice_step)
 
-    scale = np.float32(who.scale)
+    scale = who.scale
     a, b, power = who.cage
     rise = ((z + 30) / (who.apex + 30)).clip(0, 1)
     narrow = np.sqrt((1 - rise**2.6).clip(0.004, 1)) * (1 - 0.05 * ((-z - 40) / 90).clip(0, 1))
@@ -117,8 +117,8 @@ def build(frame: Frame, who: Patient) -> Body:
     across = a + outer + 9 + 14 * shoulder
     deep = b + outer * 0.9 + 4 - 16 * shoulder
     skin = distance(_ellipse(x, y + 1 - 4 * shoulder, across, deep, 2.5) + 0.012 * wide)
-    fat = np.float32(who.fat * who.scale) * (1 + 0.22 * wide + 0.25 * (np.abs(x) / 150).clip(0, 1))
-    fascia = skin + fat
+    fat = who.fat * who.scale * (1 + 0.22 * wide + 0.25 * (np.abs(x) / 150).clip(0, 1))
+    fascia = _single(skin + fat)
 
     dome_right, dome_left = who.domes
     lift = np.where(
@@ -190,7 +190,7 @@ def _heart(x: Image, y: Image, z: Image, who: Patient) -> Image:
     return np.asarray(np.sqrt((u / (62 * size)) ** 2 + (v / (46 * size)) ** 2 + (w / (54 * size)) ** 2) - 1)
 
 
-def _mediastinum(x: Image, y: Image, z: Image, heart: Image, who: Patient, scale: np.float32) -> Image:
+def _mediastinum(x: Image, y: Image, z: Image, heart: Image, who: Patient, scale: float) -> Image:
     """Distance to what lies between the lungs: spine, great vessels, heart and hila."""
     wide = who.mediastinum
 
@@ -208,12 +208,12 @@ def _mediastinum(x: Image, y: Image, z: Image, heart: Image, who: Patient, scale
         np.maximum(np.abs(x - 2) - wide * (11 + 0.6 * (-y - 55).clip(0, 35) + 0.12 * (z - 20).clip(0, 60)), y)
         * scale
     )
-    parts = [
+    parts: list[Image] = [
         heart,
         column(0, 74, 25, 35),
         column(20, 50, 17, 16) + ((z - 72) / 10).clip(0, None) * 10 * scale,
         column(-1, 0, 30 * wide, 36, 2.4) + above,
-        front,
+        _single(front),
         hilum(-36, 14, 18),
         hilum(38, 16, 14),
     ]
@@ -225,7 +225,7 @@ def _mediastinum(x: Image, y: Image, z: Image, heart: Image, who: Patient, scale
 
 def _bone(x: Image, y: Image, z: Image, cage: Image, skin: Image, who: Patient) -> Image:
     """Distance to vertebral bodies, the ring around the canal, and the shoulder blades."""
-    scale = np.float32(who.scale)
+    scale = who.scale
     phase = np.abs((z + 400) % 24 - 12)  # 12 in the middle of a disc
     body = _ellipse(x, y - 74, 18, 15, 2.4) * 15
     body = np.maximum(body - 1.2 * (phase / 9).clip(0, 1) ** 4, phase - 9.6)
@@ -252,7 +252,7 @@ def _soft(
     grain: Image,
 ) -> Image:
     """HU of everything within the skin but bone, lung and tubes."""
-    scale = np.float32(who.scale)
+    scale = who.scale
 
     def share(d: Image) -> Image:
         return np.asarray((0.5 - d / (2.2 * scale)).clip(0, 1), np.float32)
@@ -311,7 +311,9 @@ def _rotation(axial: float, side: float, nod: float) -> Floats:
     return np.asarray(about_z @ about_y @ about_x)
 
 
-def _ellipse(x: Image, y: Image, rx: Image | float, ry: Image | float, power: float) -> Image:
+def _ellipse(
+    x: Image, y: Image, rx: Image | Floats | float, ry: Image | Floats | float, power: float
+) -> Image:
     """Below 0 inside a superellipse, 0 on it; grows evenly along every ray from its middle."""
     total = (np.abs(x) / rx) ** power + (np.abs(y) / ry) ** power
     return np.asarray(total ** (1 / power) - 1, np.float32)
@@ -334,5 +336,5 @@ def _smooth_max(a: Image, b: Image, reach: float) -> Image:
     return -_smooth_min(-a, -b, reach)
 
 
-def _single(values: Image) -> Image:
+def _single(values: Image | Floats) -> Image:
     return np.ascontiguousarray(values, dtype=np.float32)

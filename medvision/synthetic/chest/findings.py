@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -12,7 +12,7 @@ from medvision.core.errors import UsageError
 from medvision.synthetic.chest.blobs import Blob, lump, turn_to
 from medvision.synthetic.chest.body import Body, Patient
 from medvision.synthetic.chest.frame import Frame
-from medvision.synthetic.chest.recipe import ChestRecipe, NoduleSpec
+from medvision.synthetic.chest.recipe import ChestRecipe, NoduleSpec, Place
 from medvision.synthetic.noise import Floats, Ints
 
 Other = Literal["plaque", "scar", "lymph node", "fissural node", "micronodule"]
@@ -80,8 +80,10 @@ def plan(frame: Frame, who: Patient, body: Body, vessels: Floats) -> tuple[list[
     for k in order:
         rng = recipe.rng(100 + k)
         spec = recipe.nodules[k]
-        centre = _given(site, spec) if spec.centre_mm else _somewhere(site, spec, taken, rng)
-        nodules[k] = _nodule(spec, centre, rng)
+        place, centre = (
+            (spec.place, _given(site, spec)) if spec.centre_mm else _somewhere(site, spec, taken, rng)
+        )
+        nodules[k] = _nodule(replace(spec, place=place), centre, rng)
         taken.append((centre, nodules[k].reach_mm))
     others = list(_others(site, taken, recipe))
     return [nodules[k] for k in range(len(recipe.nodules))], others
@@ -98,19 +100,21 @@ def _given(site: Site, spec: NoduleSpec) -> Floats:
 
 def _somewhere(
     site: Site, spec: NoduleSpec, taken: list[tuple[Floats, float]], rng: np.random.Generator
-) -> Floats:
-    """A centre that fits the nodule's place and keeps apart from what is there."""
+) -> tuple[Place, Floats]:
+    """The nodule's place and a centre apart from what is there; free in the lung where its own place has no room."""
     radius = spec.diameter_mm / 2
-    for centre in _proposals(site, spec, radius, rng):
+    for place, centre in _proposals(site, spec, radius, rng):
         if _free(centre, radius, taken) and _within(site, centre, radius):
-            return centre
+            return place, centre
     raise UsageError(
         f"no room in the lungs for a nodule of {spec.diameter_mm} mm ({spec.place}) beside {len(taken)} others: "
         f"ask for fewer or smaller ones, or a wider body than {site.frame.recipe.width_mm} mm"
     )
 
 
-def _proposals(site: Site, spec: NoduleSpec, radius: float, rng: np.random.Generator) -> Iterator[Floats]:
+def _proposals(
+    site: Site, spec: NoduleSpec, radius: float, rng: np.random.Generator
+) -> Iterator[tuple[Place, Floats]]:
     step = np.asarray(site.frame.lattice_step)
     depth = site.body.lung
     if spec.place == "juxtavascular":
@@ -122,16 +126,16 @@ def _proposals(site: Site, spec: NoduleSpec, radius: float, rng: np.random.Gener
                 along = site.vessels[k, 3:6] - site.vessels[k, :3]
                 away = np.cross(along, rng.standard_normal(3))
                 away /= max(float(np.linalg.norm(away)), 1e-9)
-                yield middle[k] + away * (radius * rng.uniform(0.7, 0.95) + thick[k])
+                yield spec.place, middle[k] + away * (radius * rng.uniform(0.7, 0.95) + thick[k])
     elif spec.place == "juxtapleural":
-        fits = np.argwhere((depth < -0.5) & (depth > -radius - 3) & (site.body.cage > -radius - 6))
-        for node in fits[rng.integers(len(fits), size=_TRIES)] if len(fits) else []:
+        nodes = np.argwhere((depth < -0.5) & (depth > -radius - 3) & (site.body.cage > -radius - 6))
+        for node in nodes[rng.integers(len(nodes), size=_TRIES)] if len(nodes) else []:
             place = (node + 0.5) * step
             sunk = radius * rng.uniform(0.72, 0.98)
-            yield place + site.normal(place) * (-sunk - float(site.depth(place[None])[0]))
-    fits = np.argwhere(depth < -(radius + 2.0))
-    for node in fits[rng.integers(len(fits), size=_TRIES)] if len(fits) else []:
-        yield (node + rng.uniform(0, 1, 3)) * step
+            yield spec.place, place + site.normal(place) * (-sunk - float(site.depth(place[None])[0]))
+    nodes = np.argwhere(depth < -(radius + 2.0))
+    for node in nodes[rng.integers(len(nodes), size=_TRIES)] if len(nodes) else []:
+        yield "parenchyma", (node + rng.uniform(0, 1, 3)) * step
 
 
 def _free(centre: Floats, radius: float, taken: list[tuple[Floats, float]]) -> bool:

@@ -61,7 +61,7 @@ class Frame:
         ]
         return axes[0][:, None, None], axes[1][None, :, None], axes[2][None, None, :]
 
-    def at(self, field: Image, places: Floats) -> Floats:
+    def at(self, field: Image | Floats, places: Floats) -> Floats:
         """A lattice field at places `(..., 3)`, linear between nodes, the nearest node's value outside."""
         from scipy.ndimage import map_coordinates
 

@@ -103,7 +103,7 @@ def _tissue(scene: Scene, low: int, high: int) -> Image:
         inside = plane.share(lung)
         _over(h, inside, plane.of(body.parenchyma))
         sheet = (1 - np.abs(plane.of(body.fissure)) / step[1]).clip(0, 1) * min(1.0, _FISSURE_MM / step[1])
-        _over(h, inside * sheet, np.float32(_FISSURE_HU))
+        _over(h, np.asarray(inside * sheet, np.float32), np.float32(_FISSURE_HU))
     del hard, marrow, gristle, great
     _over(hu, cover((pipes.wall, 1.0)), np.float32(_WALL_HU))
     _over(hu, cover((pipes.blood, 1.0)), blood)
