@@ -46,7 +46,7 @@ def open_nifti(path: Path) -> Source:
 def _stored(path: Path, head: bytes, second: bool) -> StoredVolume:
     import nibabel
 
-    kind = nibabel.Nifti2Header if second else nibabel.Nifti1Header
+    kind: Any = nibabel.Nifti2Header if second else nibabel.Nifti1Header
     with path.open("rb") as stream:
         packed = stream.read(2) == b"\x1f\x8b"
     size = 540 if second else 348

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UnreadableSourceError, UsageError
+from medvision.ops.window import between
 from medvision.sources.base import Pixels
 from medvision.sources.faults import (
     LIBRARY_ERRORS,
@@ -19,7 +20,7 @@ from medvision.sources.faults import (
     quiet,
     reason_of,
 )
-from medvision.sources.still_image import WINDOWS, Grey, StillImage, Window, Windowing, between, windowed
+from medvision.sources.still_image import WINDOWS, Grey, StillImage, Window, Windowing, windowed
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
