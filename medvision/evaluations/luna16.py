@@ -133,9 +133,13 @@ def evaluate(
     """
     edges = [0.0, *diameters_mm, math.inf]
     if any(not a < b for a, b in pairwise(edges)):
-        raise UsageError(f"limits of diameters {' '.join(f'{d:g}' for d in diameters_mm)}; they must rise from 0")
+        raise UsageError(
+            f"limits of diameters {' '.join(f'{d:g}' for d in diameters_mm)}; they must rise from 0"
+        )
     series, notes = read_series(seriesuids)
-    nodules, irrelevant = (read_annotations(p, series, e) for p, e in ((annotations, False), (excluded, True)))
+    nodules, irrelevant = (
+        read_annotations(p, series, e) for p, e in ((annotations, False), (excluded, True))
+    )
     given = read_candidates(candidates, series)
     fold_of = read_folds(folds, series) if folds else {}
     hits = {uid: _score(uid, nodules, irrelevant, given) for uid in series}
@@ -205,7 +209,9 @@ def _diameter_class(
 
 def _fold_scores(hits: Mapping[str, NoduleHits], fold_of: Mapping[str, str]) -> tuple[PartScore, ...]:
     names = sorted(set(fold_of.values()), key=lambda name: (len(name), name))  # fold9 before fold10
-    return tuple(_part(name, [hits[uid].hits for uid, fold in fold_of.items() if fold == name]) for name in names)
+    return tuple(
+        _part(name, [hits[uid].hits for uid, fold in fold_of.items() if fold == name]) for name in names
+    )
 
 
 def _part(name: str, cases: Sequence[CaseHits]) -> PartScore:
@@ -236,7 +242,9 @@ def _notes(hits: Mapping[str, NoduleHits], scans: Sequence[ScanScore]) -> list[s
             "probability at which the official script cuts"
         )
     if shared := sum(one.shared for one in hits.values()):
-        notes.append(f"{shared} candidates hit more than one nodule and count for each, as in the official script")
+        notes.append(
+            f"{shared} candidates hit more than one nodule and count for each, as in the official script"
+        )
     if not sum(scan.found for scan in scans):
         notes.append("no nodule was found: the official script gives no figures then, not 0")
     if len(scans) < FEW_SCANS:

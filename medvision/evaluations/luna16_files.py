@@ -46,7 +46,9 @@ class ScanTable:
         """The findings of a scan, their values taken for diameters in mm."""
         found = self.scans.get(uid)
         return (
-            Findings(np.empty((0, 3)), np.empty(0)) if found is None else Findings(found.centres, found.values)
+            Findings(np.empty((0, 3)), np.empty(0))
+            if found is None
+            else Findings(found.centres, found.values)
         )
 
 

@@ -61,10 +61,10 @@ class EvaluationPage:
     plots: tuple[Plot, ...]
     notes: tuple[str, ...]
     tables: tuple[PageTable, ...]
-    published: tuple[Published, ...]
-    published_note: str
-    columns: Mapping[str, str]
-    ours: Mapping[str, str]
+    published: tuple[Published, ...] = ()
+    published_note: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ours: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -115,6 +115,8 @@ def markdown(page: EvaluationPage) -> str:
         lines += _markdown_table(table.head, table.rows, table.words)
     if page.notes:
         lines += ["", "## Notes", "", *(f"- {_cell(note)}" for note in page.notes)]
+    if not page.published:
+        return "\n".join(lines) + "\n"
     head, rows = _published_table(page)
     lines += ["", "## Beside published figures", "", f"Those of others: {page.published_note}.", ""]
     ours = [
@@ -135,6 +137,8 @@ def terminal_table(page: EvaluationPage) -> Table:
     table.add_column("95% interval", justify="right")
     for row in page.rows:
         table.add_row(row.name, row.value, row.interval, style="bold" if row.main else "")
+    if not page.published:
+        return table
     table.add_section()
     table.add_row(page.published_note, "", "", style="dim italic")
     for entry in page.published:

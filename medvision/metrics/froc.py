@@ -90,16 +90,16 @@ def froc(
         cases: one entry per case, those without any detection included: their number divides the false positives.
         protocol: "official" drops the lowest of all thresholds, takes a lesion without hit for one hit at probability
             0 (so a hit at 0 is none), and keeps hits in single but false positives in double precision; "corrected"
-            does none of this; "luna16" neither, but takes any finite number for a probability, rounds as the script of
-            LUNA16 does, and bounds intervals by one draw each instead of interpolating between two.
+            does none of this and takes any finite numbers; so does "luna16", but it rounds as the script of LUNA16 does,
+            and bounds intervals by one draw each instead of interpolating between two.
         rates: false positives per case.
         resamples: bootstrap draws of whole cases; 0 for no interval.
         seed: equal seeds give equal intervals.
         band: further false positives per case at which the draws are read.
 
     Raises:
-        UsageError: if the protocol is unknown, there is no case or no lesion that counts, or a probability is not in
-            [0, 1], for "luna16" not finite.
+        UsageError: if the protocol is unknown, there is no case or no lesion that counts, or a probability is not
+            finite, for "official" not in [0, 1].
     """
     if protocol not in get_args(Protocol):
         raise UsageError(f"no FROC protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
@@ -146,19 +146,27 @@ class PointMatches:
     false_negatives: npt.NDArray[np.int64]
 
 
-def match_points(predictions: Floats, reference: Floats, radius: float) -> PointMatches:
-    """Match points one to one within `radius` (inclusive), nearest pairs first.
+def match_points(
+    predictions: Floats,
+    reference: Floats,
+    radius: float,
+    order: Literal["nearest", "reference"] = "nearest",
+) -> PointMatches:
+    """Match points one to one within `radius` (inclusive).
 
     Args:
         predictions: (n, axes).
         reference: (m, axes), in the same unit.
         radius: in that unit.
+        order: "nearest" takes the nearest pairs first; "reference" goes through the reference as it is listed and gives
+            each point the nearest prediction that is left, as evalutils does.
     """
     taken: tuple[set[int], set[int]] = set(), set()
     pairs = []
     if len(predictions) and len(reference):
         near = cKDTree(predictions).sparse_distance_matrix(cKDTree(reference), radius, output_type="ndarray")
-        for i, j, _ in sorted(near.tolist(), key=lambda pair: (pair[2], pair[0], pair[1])):
+        listed = order == "reference"
+        for i, j, _ in sorted(near.tolist(), key=lambda pair: (pair[1] if listed else 0, pair[2], *pair[:2])):
             if i not in taken[0] and j not in taken[1]:
                 pairs.append((i, j))
                 taken[0].add(i)
@@ -173,13 +181,13 @@ def match_points(predictions: Floats, reference: Floats, radius: float) -> Point
 def _check(cases: Sequence[CaseHits], protocol: Protocol) -> None:
     if sum(len(c.lesions) for c in cases) == 0:
         raise UsageError(f"FROC needs a lesion; {len(cases)} cases hold none that counts")
-    low, high = (-math.inf, math.inf) if protocol == "luna16" else (0.0, 1.0)
     for one in cases:
         given = np.concatenate([one.lesions[~np.isnan(one.lesions)], one.false_positives])
-        if not (np.isfinite(given) & (given >= low) & (given <= high)).all():
-            wanted = "be finite" if protocol == "luna16" else "lie in [0, 1]"
+        if not np.isfinite(given).all():
+            raise UsageError(f"case {one.case!r}: probabilities must be finite; got {given.tolist()[:5]}")
+        if protocol == "official" and not ((given >= 0) & (given <= 1)).all():
             raise UsageError(
-                f"case {one.case!r}: probabilities must {wanted}; got {given.min()} to {given.max()}"
+                f"case {one.case!r}: probabilities must lie in [0, 1]; got {given.min()} to {given.max()}"
             )
 
 
@@ -261,7 +269,9 @@ def _read(false_positives: Floats, sensitivity: Floats, rates: Sequence[float]) 
     return np.asarray(np.interp(rates, false_positives, sensitivity), dtype=np.float64)
 
 
-def _draw(pool: _Pool, protocol: Protocol, rates: Sequence[float], resamples: int, seed: int) -> Floats | None:
+def _draw(
+    pool: _Pool, protocol: Protocol, rates: Sequence[float], resamples: int, seed: int
+) -> Floats | None:
     """Sensitivities (draws, rates); those without a lesion have none and are left out, None if too few are left."""
     random = np.random.default_rng(seed)
     values = []
