@@ -1,8 +1,8 @@
 """LUNA16: lung nodules in CT, found among false positives (FROC), and the mean sensitivity that challenge ranks by.
 
 Setio et al., "Validation, comparison, and combination of algorithms for automatic detection of pulmonary nodules in
-computed tomography images: the LUNA16 challenge", Medical Image Analysis 2017. Any scans with annotated nodules, synthetic
-ones included, are judged in the same way.
+computed tomography images: the LUNA16 challenge", Medical Image Analysis 2017. Any scans with annotated nodules,
+synthetic ones included, are judged in the same way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PUBLISHED = (
 )
 DIAMETERS_MM = (6.0, 8.0, 15.0)
 """Where one class of diameter ends and the next begins: the limits of solid nodules in Lung-RADS."""
-BAND = np.linspace(0.125, 8, 10_000)
+BAND_RATES = tuple(np.linspace(0.125, 8, 10_000).tolist())
 """False positives per scan at which the official script writes the mean and bounds of its draws."""
 FEW_SCANS = 30
 
@@ -144,7 +144,7 @@ def evaluate(
     fold_of = read_folds(folds, series) if folds else {}
     hits = {uid: _score(uid, nodules, irrelevant, given) for uid in series}
     cases = [one.hits for one in hits.values()]
-    curve = froc(cases, "luna16", LUNA16_RATES, resamples, seed, BAND)
+    curve = froc(cases, "luna16", LUNA16_RATES, resamples, seed, BAND_RATES)
     scores = tuple(_scan_score(one, given) for one in hits.values())
     sizes = [nodules.findings(uid).radii_mm * 2 for uid in series]
     return Luna16Result(

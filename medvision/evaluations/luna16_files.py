@@ -205,7 +205,8 @@ def _check_uid(path: Path, line: int, uid: str) -> None:
         raise UsageError(f"{path}, line {line}: no seriesuid")
     if _SPREADSHEET.fullmatch(uid):
         raise UsageError(
-            f"{path}, line {line}: the seriesuid {uid} is a rounded number, as spreadsheets make of uids; keep it as text"
+            f"{path}, line {line}: the seriesuid {uid} is a rounded number, as spreadsheets make of uids; keep them as "
+            "text"
         )
 
 

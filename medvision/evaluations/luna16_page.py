@@ -45,7 +45,7 @@ def describe(result: Luna16Result) -> EvaluationPage:
 
 
 def to_json(result: Luna16Result) -> dict[str, Any]:
-    """Everything that was found, ready for JSON, but for the curve and the lines per nodule and scan: they are in CSV."""
+    """Everything that was found, ready for JSON; the curve, and what became of each nodule and scan, are in CSV."""
     froc = result.froc
     intervals = froc.intervals or [None] * len(froc.rates)
     means = froc.means or [None] * len(froc.rates)
@@ -109,11 +109,11 @@ def _rows(result: Luna16Result) -> tuple[Row, ...]:
     return (
         Row("CPM", number(froc.score), interval_text(froc.interval), True),
         *(
-            Row(f"sensitivity at {rate_text(rate)} FP per scan", number(value), interval_text(interval))
+            Row(f"at {rate_text(rate)} FP per scan", number(value), interval_text(interval))
             for rate, value, interval in zip(froc.rates, froc.sensitivities, intervals, strict=True)
         ),
-        Row("sensitivity of all candidates", number(result.found / froc.lesions)),
-        Row("their false positives per scan", f"{false / scans:.1f}"),
+        Row("all candidates", number(result.found / froc.lesions)),
+        Row("FP per scan of all", f"{false / scans:.1f}"),
     )
 
 

@@ -1,7 +1,7 @@
 """PI-CAI: lesions in detection maps (average precision) and cases that hold one (AUROC), as picai_eval counts them.
 
-Saha et al., "Artificial intelligence and radiologists in prostate cancer detection on MRI (PI-CAI)", Lancet Oncology 2024.
-Nothing here is specific to the prostate: any detection maps with label maps are judged in the same way.
+Saha et al., "Artificial intelligence and radiologists in prostate cancer detection on MRI (PI-CAI)", Lancet Oncology
+2024. Nothing here is specific to the prostate: any detection maps with label maps are judged in the same way.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def evaluate(
         raise UsageError(f"{reference or predictions}: has no labels of {', '.join(lacking[:5])}")
     if lacking := sorted(labels.keys() - maps):
         raise UsageError(
-            f"{predictions}: has no detection map of {', '.join(lacking[:5])}; a case without candidates needs one of zeros"
+            f"{predictions}: has no detection map of {', '.join(lacking[:5])}; a case without candidates needs one of "
+            "zeros"
         )
     notes: list[str] = []
     cases = tuple(

@@ -80,7 +80,7 @@ def _rows(result: PicaiResult) -> tuple[Row, ...]:
     if froc := result.froc:
         intervals = froc.intervals or [None] * len(froc.rates)
         rows += [
-            Row(f"sensitivity at {rate_text(rate)} FP per case", number(value), interval_text(interval))
+            Row(f"at {rate_text(rate)} FP per case", number(value), interval_text(interval))
             for rate, value, interval in zip(froc.rates, froc.sensitivities, intervals, strict=True)
         ]
     return tuple(rows)

@@ -21,8 +21,8 @@ def describe(result: PointsResult) -> EvaluationPage:
         kicker="Evaluation",
         heading="Points within a radius",
         summary=(
-            f"{plural(tp + fp, 'prediction')}{above}, {plural(tp + fn, 'point')} of reference, matched one to one within "
-            f"{result.radius:g}. Intervals: 95%, Wilson, which takes points for independent."
+            f"{plural(tp + fp, 'prediction')}{above}, {plural(tp + fn, 'point')} of reference, matched one to one "
+            f"within {result.radius:g}. Intervals: 95%, Wilson, which takes points for independent."
         ),
         rows=(
             Row("true positives", count(tp)),

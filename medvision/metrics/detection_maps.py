@@ -1,7 +1,8 @@
 """Lesions and candidates of a detection map, matched by overlap as PI-CAI counts (Saha et al., Lancet Oncology 2024).
 
-A detection map holds 0 and, in each connected part (26 neighbours in 3-D), one confidence: the candidate's. Candidates and
-lesions are matched one to one, as many as can be, and among these ways in the one of the greatest total overlap.
+A detection map holds 0 and, in each connected part (26 neighbours in 3-D), one confidence: the candidate's.
+Candidates and lesions are matched one to one, as many as can be, and of these ways in the one of the greatest total
+overlap.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ def _candidates(
     values = len(np.setdiff1d(detections, 0))
     if count < values:
         raise UsageError(
-            f"{case}: {values} confidences in {count} connected parts; a detection map has one in each, this looks like "
-            "a map of probabilities"
+            f"{case}: {values} confidences in {count} connected parts; a detection map has one in each, this looks "
+            "like a map of probabilities"
         )
     highest = ndimage.maximum(detections, labels, np.arange(1, count + 1)) if count else []
     return labels, tuple(float(value) for value in highest)

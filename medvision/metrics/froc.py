@@ -43,7 +43,7 @@ class CaseHits:
 
 @dataclass(frozen=True, eq=False)
 class FrocBand:
-    """Sensitivity at `false_positives` per case over all bootstrap draws: mean, and bounds that hold 95% of the draws."""
+    """Sensitivity at `false_positives` per case over all bootstrap draws: mean, and bounds that hold 95% of them."""
 
     false_positives: Floats
     mean: Floats
@@ -90,8 +90,8 @@ def froc(
         cases: one entry per case, those without any detection included: their number divides the false positives.
         protocol: "official" drops the lowest of all thresholds, takes a lesion without hit for one hit at probability
             0 (so a hit at 0 is none), and keeps hits in single but false positives in double precision; "corrected"
-            does none of this and takes any finite numbers; so does "luna16", but it rounds as the script of LUNA16 does,
-            and bounds intervals by one draw each instead of interpolating between two.
+            does none of this and takes any finite numbers; so does "luna16", but it rounds as the script of LUNA16
+            does, and bounds intervals by one draw each instead of interpolating between two.
         rates: false positives per case.
         resamples: bootstrap draws of whole cases; 0 for no interval.
         seed: equal seeds give equal intervals.
@@ -253,8 +253,8 @@ def _curve(pool: _Pool, protocol: Protocol, times: Indices) -> tuple[Floats, Flo
         zero = (pool.missed + pool.ignored) @ times > 0
         levels = levels - 1 if zero else max(int(one.max(initial=0)) for one in drawn)
     if protocol == "luna16":
-        # The script goes over rates of a ROC curve and back. As 888 scans make every rate that is read a whole number of
-        # false positives, where the curve may rise upright, the rounding decides which end of the rise is read.
+        # The script goes over rates of a ROC curve and back. As 888 scans make every rate that is read a whole number
+        # of false positives, where the curve may rise upright, the rounding decides which end of the rise is read.
         false = false / max(falses, 1) * falses
         found = found / max(hits, 1) * hits
     return (

@@ -1,7 +1,7 @@
 """Nodules of a scan and which candidates hit them, as LUNA16 counts (Setio et al., Medical Image Analysis 2017).
 
-A candidate hits a finding if its squared distance is less than the square of the finding's radius, in world millimetres.
-Every candidate that hits a nodule is taken by it, the most probable one gives the nodule its probability, and the others
+A candidate hits a finding if its squared distance is less than the square of the finding's radius, in world mm. Every
+candidate that hits a nodule is taken by it, the most probable one gives the nodule its probability, and the others
 count for nothing. What hits no nodule but an excluded finding counts neither way; the rest are false positives.
 """
 

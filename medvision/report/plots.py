@@ -75,13 +75,15 @@ def paint_froc(axes: Axes, curve: Froc, noun: str, case: str, title: str) -> Non
     inner = np.geomspace(first, last, 400)
     if curve.band is not None:
         band = curve.band
-        axes.fill_between(band.false_positives, band.low, band.high, color=PALE_BLUE, alpha=0.35, linewidth=0)
+        known = inner[(inner >= band.false_positives[0]) & (inner <= band.false_positives[-1])]
+        low, high = (np.interp(known, band.false_positives, bound) for bound in (band.low, band.high))
+        axes.fill_between(known, low, high, color=PALE_BLUE, alpha=0.35, linewidth=0)
     axes.plot(inner, np.interp(inner, curve.false_positives, curve.sensitivity), color=BLUE, linewidth=1.8)
     intervals = curve.intervals or [(s, s) for s in curve.sensitivities]
-    low = [max(0.0, s - a) for s, (a, _) in zip(curve.sensitivities, intervals, strict=True)]
-    high = [max(0.0, b - s) for s, (_, b) in zip(curve.sensitivities, intervals, strict=True)]
+    below = [max(0.0, s - a) for s, (a, _) in zip(curve.sensitivities, intervals, strict=True)]
+    above = [max(0.0, b - s) for s, (_, b) in zip(curve.sensitivities, intervals, strict=True)]
     axes.errorbar(
-        curve.rates, curve.sensitivities, yerr=[low, high], fmt="o", color=BLUE, markersize=5,
+        curve.rates, curve.sensitivities, yerr=[below, above], fmt="o", color=BLUE, markersize=5,
         ecolor=PALE_BLUE, elinewidth=1.2, capsize=3, clip_on=False, zorder=3,
     )  # fmt: skip
     axes.set_xscale("log", base=2)
