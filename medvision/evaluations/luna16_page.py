@@ -112,8 +112,8 @@ def _rows(result: Luna16Result) -> tuple[Row, ...]:
             Row(f"at {rate_text(rate)} FP per scan", number(value), interval_text(interval))
             for rate, value, interval in zip(froc.rates, froc.sensitivities, intervals, strict=True)
         ),
-        Row("all candidates", number(result.found / froc.lesions)),
-        Row("FP per scan of all", f"{false / scans:.1f}"),
+        Row("with all candidates", number(result.found / froc.lesions)),
+        Row("their FP per scan", f"{false / scans:.1f}"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from medvision.evaluations.page import EvaluationPage, PageTable, Row, interval_text, number
+from medvision.evaluations.page import NONE, EvaluationPage, PageTable, Row, interval_text, number
 from medvision.evaluations.picai import PICAI_EVAL, PicaiResult, picai_metrics
 from medvision.metrics.detection_maps import MapHits
 from medvision.report.format import plural
@@ -106,7 +106,7 @@ def _plots(result: PicaiResult) -> tuple[Plot, ...]:
             axes.set_ylabel("sensitivity")
             square(axes, f"Cases, AUROC {number(result.auroc)}")
 
-        plots.append(draw("picai-roc", "ROC curve of the cases", (4.4, 4.4), paint_roc))
+        plots.append(draw("picai-roc", "ROC curve of the cases", (6, 4.6), paint_roc))
     return tuple(plots)
 
 
@@ -124,5 +124,5 @@ def _case(case: MapHits) -> tuple[str, ...]:
         str(len(lesions)),
         str(len(hits)),
         str(len(case.lines) - len(lesions)),
-        ", ".join(f"{line.overlap:.2f}" for line in hits),
+        ", ".join(f"{line.overlap:.2f}" for line in hits) or NONE,
     )

@@ -1,6 +1,7 @@
 """Maps of voxels that a model or a reader made, labels and confidences, as plain arrays: NIfTI and NumPy files.
 
-Unlike a source these have no levels and are small; their values are read as they are, without a window.
+Unlike a source they have no levels and no window: values are read as they are, in the order of their file, so that
+two maps of one grid fit voxel by voxel.
 """
 
 from __future__ import annotations
@@ -8,11 +9,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
 
-from medvision.core.errors import SourceTooLargeError, UnreadableSourceError
+from medvision.core.errors import MedvisionError, SourceTooLargeError, UnreadableSourceError
+from medvision.sources.faults import LIBRARY_ERRORS, reason_of
 
 SUFFIXES = (".nii.gz", ".nii", ".npy")
 MAX_VOXELS = 1 << 29
@@ -27,18 +28,23 @@ def read_voxel_map(path: Path) -> npt.NDArray[np.float64]:
         UnreadableSourceError: if it is neither, damaged, or not of numbers in three axes.
         SourceTooLargeError: if its header claims more than 2^29 voxels.
     """
+    from nibabel import Nifti1Image
+    from nibabel.filebasedimages import ImageFileError
+
     try:
         if path.name.endswith(".npy"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
             _check(path, array.shape)
             return np.array(array, dtype=np.float64)
-        image = nibabel.Nifti1Image.from_filename(path)
+        image = Nifti1Image.from_filename(path)
         _check(path, image.shape)
         return np.asarray(image.get_fdata(dtype=np.float64)).T
-    except (OSError, EOFError, ValueError, TypeError, nibabel.filebasedimages.ImageFileError) as error:
-        if isinstance(error, (SourceTooLargeError, UnreadableSourceError)):
-            raise
-        raise UnreadableSourceError(f"{path}: cannot be read as a map of voxels: {error}") from error
+    except MedvisionError:
+        raise
+    except (*LIBRARY_ERRORS, ImageFileError) as error:
+        raise UnreadableSourceError(
+            f"{path}: cannot be read as a map of voxels: {reason_of(error)}"
+        ) from error
 
 
 def map_name(path: Path) -> str | None:

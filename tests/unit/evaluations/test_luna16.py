@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +74,14 @@ def made(tmp_path):
 def plain_sensitivities(made, rates):
     """Sensitivity at each rate, by counting down the candidates; false positives are rounded as the script does."""
     events, nodules = [], 0
+    tables = [defaultdict(list) for _ in range(3)]
+    for table, rows in zip(tables, (made.nodules, made.excluded, made.candidates), strict=True):
+        for row in rows:
+            table[row[0]].append(row)
     for uid in made.series:
-        mine = [c for c in made.candidates if c[0] == uid]
+        known, irrelevant, mine = (table[uid] for table in tables)
         used = set()
-        for _, x, y, z, diameter in (n for n in made.nodules if n[0] == uid):
+        for _, x, y, z, diameter in known:
             nodules += 1
             hit = [
                 i
@@ -90,8 +94,7 @@ def plain_sensitivities(made, rates):
         for i, (_, x, y, z, p) in enumerate(mine):
             near = [
                 (e[1] - x) ** 2 + (e[2] - y) ** 2 + (e[3] - z) ** 2 < (5.0 if e[4] < 0 else e[4] / 2) ** 2
-                for e in made.excluded
-                if e[0] == uid
+                for e in irrelevant
             ]
             if i not in used and not any(near):
                 events.append((p, 0))
@@ -324,3 +327,31 @@ def test_the_challenge_s_own_files(shared: Path, tmp_path):
     got = evaluate(write(tmp_path / "both.csv", (*AXES, "probability"), both), **files, resamples=0)
     assert len(others) == 35_192
     assert (got.froc.score, sum(scan.false_positives for scan in got.scans)) == (1, 0)
+
+
+@pytest.mark.shared
+def test_figures_on_the_challenge_s_own_files_equal_counting(shared: Path, tmp_path):
+    """Candidates drawn around the real annotations and excluded findings, and anywhere, of 888 scans."""
+    folder = shared / "volumes" / "luna16_official_csv" / "annotations"
+
+    def rows(name):
+        with (folder / name).open() as stream:
+            return [(uid, *map(float, rest)) for uid, *rest in list(csv.reader(stream))[1:]]
+
+    series = (folder / "seriesuids.csv").read_text().split()
+    nodules, excluded = rows("annotations.csv"), rows("annotations_excluded.csv")
+    random = np.random.default_rng(1)
+    near = [n for n in nodules if random.random() < 0.9]
+    candidates = [(n[0], *(np.array(n[1:4]) + random.normal(0, 1, 3)), random.beta(5, 2)) for n in near]
+    candidates += [(*e[:4], random.beta(1, 4)) for e in excluded[::5]]
+    candidates += [
+        (uid, *random.uniform(-200, 200, 3), random.beta(1, 5)) for uid in series for _ in range(12)
+    ]
+    made = Made(tmp_path, series, nodules, excluded, candidates)
+    path = write(tmp_path / "candidates.csv", (*AXES, "probability"), candidates)
+    files = (folder / "annotations.csv", folder / "annotations_excluded.csv", folder / "seriesuids.csv")
+    got = evaluate(path, *files, resamples=0)
+    expected, total, found = plain_sensitivities(made, got.froc.rates)
+    np.testing.assert_allclose(got.froc.sensitivities, expected, atol=1e-12)
+    assert (got.froc.lesions, got.found) == (total, found)
+    assert 0.5 < got.froc.score < 0.99
