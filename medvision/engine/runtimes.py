@@ -56,6 +56,8 @@ def openvino_raw(model: PatchModel, device: torch.device, precision: Precision) 
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": hint,
         "PERFORMANCE_HINT": "LATENCY",
+        # Bound to cores, the threads of every process on a machine are bound to the same ones, from the first on.
+        "ENABLE_CPU_PINNING": False,
     }
     try:
         compiled = core.compile_model(

@@ -6,8 +6,9 @@ Makes that many synthetic slides below FOLDER (kept, and used again) and runs `m
 the ways below, one after the other in every round. Time is that from the end of the second slide to that of the last,
 as the ledger has it, to the second: what the start of a worker costs is so left out, as in a long batch. Prints the
 medians for a slide, and each way's speed over that of one worker on one core. Processor time of the whole command says
-what the clock of a machine that is shared cannot: what two workers need more than one. Also tells whether all ways
-wrote the same bytes. Linux only.
+what the clock of a machine that is shared cannot: what two workers need more than one. The limit that the machine sets
+is a way too: two batches that know nothing of each other, each over half of the slides on a core of its own. Also
+tells whether all ways wrote the same bytes. Linux only.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from medvision.synthetic import SlideRecipe, write_synthetic_slide
 
 ONE_CORE = ("--runner", "process", "--workers", "1")
 """The way that the others are set against; pinned to one core."""
+APART = ("apart",)
+"""Two of those side by side, on a core each: what two workers could reach at most."""
 WAYS: dict[str, tuple[str, ...]] = {
     "one core: process, 1 worker": ONE_CORE,
+    "the limit: two batches side by side, a core each": APART,
     "process, 2 workers": ("--runner", "process", "--workers", "2"),
     "dask, 2 workers": ("--runner", "dask", "--workers", "2"),
     "thread": ("--runner", "thread"),
@@ -52,31 +56,57 @@ def make_slides(folder: Path, count: int) -> None:
 
 
 def seconds(slides: Path, out: Path, options: tuple[str, ...]) -> tuple[float, float]:
-    """Time of a slide in one batch, of those after the first two, and processor time of the whole command."""
+    """Time of a slide, of those after the first two, and processor time of the whole command or commands."""
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "-m", "medvision.cli", "batch", str(slides), "--out", str(out), *options]
-    cores, before = os.sched_getaffinity(0), resource.getrusage(resource.RUSAGE_CHILDREN)
-    if options == ONE_CORE:
-        os.sched_setaffinity(0, {min(cores)})
-    try:
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finally:
-        os.sched_setaffinity(0, cores)
+    cores, before = sorted(os.sched_getaffinity(0)), resource.getrusage(resource.RUSAGE_CHILDREN)
+    if options == APART:
+        halves = [halved(slides, part) for part in (0, 1)]
+        running = [
+            start(half, out / half.stem, ONE_CORE, {core})
+            for half, core in zip(halves, cores[:2], strict=True)
+        ]
+    else:
+        running = [start(slides, out, options, {cores[0]} if options == ONE_CORE else set(cores))]
+    statuses = [one.wait() for one in running]
+    if any(statuses):
+        sys.exit(f"a batch failed: see {out}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    with Ledger(out / LEDGER, read_only=True) as ledger:
+    ends = sorted(end for ledger in out.rglob(LEDGER) for end in ends_of(ledger))
+    return (ends[-1] - ends[1]).total_seconds() / (len(ends) - 2), spent
+
+
+def start(slides: Path, out: Path, options: tuple[str, ...], cores: set[int]) -> subprocess.Popen[bytes]:
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        command = [sys.executable, "-m", "medvision.cli", "batch", str(slides), "--out", str(out), *options]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def halved(slides: Path, part: int) -> Path:
+    """A manifest of every other slide."""
+    manifest = slides.parent / f"half-{part + 1}.csv"
+    names = sorted(slides.glob("*.tif"))[part::2]
+    manifest.write_text("slide_id,path\n" + "".join(f"{path.stem},{path}\n" for path in names))
+    return manifest
+
+
+def ends_of(path: Path) -> list[datetime]:
+    with Ledger(path, read_only=True) as ledger:
         detail = ledger.run(ledger.runs()[0].run_id)
     attempts = [one for slide in detail.slides for one in slide.attempts]
-    ends = sorted(datetime.fromisoformat(end.ended_utc) for one in attempts for end in one.ends)
-    return (ends[-1] - ends[1]).total_seconds() / (len(ends) - 2), spent
+    return [datetime.fromisoformat(end.ended_utc) for one in attempts for end in one.ends]
 
 
 def digest(out: Path) -> str:
     """One digest of the results' files that repeat."""
-    files = sorted(path for path in out.glob("*/*") if path.name in REPEATED)
+    files = [path for path in out.rglob("*") if path.name in REPEATED]
     found = hashlib.sha256()
-    for path in files:
-        found.update(path.relative_to(out).as_posix().encode() + path.read_bytes())
+    for path in sorted(files, key=lambda path: (path.parent.name, path.name)):
+        found.update(f"{path.parent.name}/{path.name}".encode() + path.read_bytes())
     return found.hexdigest()
 
 
@@ -108,9 +138,7 @@ def main() -> int:
             if ratios
             else ""
         )
-        print(
-            f"{name}: {statistics.median(taken):.1f} s, {statistics.median(taken) / given.slides:.2f} s a slide{speed}"
-        )
+        print(f"{name}: {statistics.median(found):.2f} s a slide{speed}")
     print("the same bytes from all" if len(digests) == 1 else f"DIFFERENT BYTES: {len(digests)} kinds")
     return len(digests) != 1
 

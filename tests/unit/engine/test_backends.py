@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -262,6 +265,24 @@ def test_an_absent_runtime_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(UsageError, match=rf"medvision\[{extra}\]"):
         prepare(classifier(lively(Small())), CPU, name)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="threads are bound to cores on Linux only")
+def test_openvino_binds_no_thread_to_a_core_so_that_processes_side_by_side_do_not_share_one() -> None:
+    have("openvino")
+    run = runtimes.openvino_raw(classifier(lively(Small())), CPU, "float32")
+    free: set[int] = os.sched_getaffinity(0)
+    bound: list[str] = []
+
+    def compute() -> None:
+        run(torch.zeros((4, 24, 32, 3), dtype=torch.uint8))
+        tasks = [task.name for task in Path("/proc/self/task").iterdir()]
+        bound.extend(task for task in tasks if os.sched_getaffinity(int(task)) != free)
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert not bound
 
 
 def test_openvino_reports_its_use_to_nobody() -> None:
