@@ -86,7 +86,10 @@ _COMMANDS = {
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
     "study": ("medvision.cli.study:app", "Compare ways of training on the same images."),
-    "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides, or chest CT scans, with their truth."),
+    "synthesize": (
+        "medvision.cli.synthesize:app",
+        "Write synthetic H&E slides, or chest CT scans, with their truth.",
+    ),
     "taxonomy": (
         "medvision.cli.taxonomy:taxonomy",
         "Check a taxonomy, and partition it into training classes.",
