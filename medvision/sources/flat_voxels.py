@@ -203,9 +203,7 @@ def data_file(header: Path, named: str) -> Path:
     try:
         real = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:
-        raise UnreadableSourceError(
-            f"its data file {named[:200]!r} is not there: {reason_of(error)}"
-        ) from error
+        raise UnreadableSourceError(f"its data file {named[:200]!r} is not there") from error
     if not real.is_relative_to(folder):
         raise UnreadableSourceError(
             f"its data file {named[:80]!r} is a link to outside its folder, which is refused"

@@ -38,6 +38,7 @@ from medvision.sources.guarded_child import (
 )
 from medvision.sources.guarded_process import START_SECONDS, Limits, LostError, Process
 from medvision.sources.spacing import supplied, volume_spacing_refused
+from medvision.sources.volume import Placed
 
 T = TypeVar("T")
 
@@ -172,14 +173,15 @@ class GuardedSource:
             self._keeper.ask(lambda process: process.pixels(asked, out), _Place(native, level))
 
 
-class GuardedVolume(GuardedSource):
+class GuardedVolume(Placed, GuardedSource):
     """A volume that is read in another process. See `VolumeSource`."""
 
     def __init__(self, path: Path, keeper: _Keeper) -> None:
-        super().__init__(path, keeper)
         found = keeper.facts.volume
         assert found is not None, "asked before"
-        self.frame, self.quantity, self.notes = found.frame, found.quantity, found.notes
+        Placed.__init__(self, found.frame, keeper.facts.spacing)
+        GuardedSource.__init__(self, path, keeper)
+        self.quantity, self.notes = found.quantity, found.notes
 
 
 class GuardedTiledSource(GuardedSource):
@@ -225,18 +227,16 @@ class _Place:
 class _VolumeFacts:
     """What a volume says besides."""
 
-    frame: WorldFrame | None
+    frame: WorldFrame
     quantity: str
     notes: tuple[str, ...]
 
     @classmethod
     def of(cls, told: Any) -> _VolumeFacts:
-        frame = None
-        if told["frame"] is not None:
-            origin, spacing, directions = told["frame"]
-            plane, row, column = directions
-            axes = (_vector(plane), _vector(row), _vector(column))
-            frame = WorldFrame(_vector(origin), _vector(spacing), axes)
+        origin, spacing, directions = told["frame"]
+        plane, row, column = directions
+        axes = (_vector(plane), _vector(row), _vector(column))
+        frame = WorldFrame(_vector(origin), _vector(spacing), axes)
         return cls(frame, _one_of(told["quantity"], ("", "HU")), tuple(_text(note) for note in told["notes"]))
 
 

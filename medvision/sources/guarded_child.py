@@ -152,9 +152,9 @@ class _Guarded:
 
 
 def _volume_facts(volume: Volume) -> dict[str, Any]:
-    frame = volume.frame
+    frame = volume.unsized
     return {
-        "frame": None if frame is None else [frame.origin, frame.spacing, frame.directions],
+        "frame": [frame.origin, frame.spacing, frame.directions],
         "quantity": volume.quantity,
         "notes": volume.notes,
     }

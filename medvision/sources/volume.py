@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from medvision.sources.facts import facts
 from medvision.sources.opening import open_source
 from medvision.sources.spacing import supplied_mm
 
+if TYPE_CHECKING:
+    from medvision.sources.guarded_process import Limits
+
+_PIECE_VALUES = 1 << 21
 AIR_HU = -1000
 """What surrounds a patient, in Hounsfield units."""
 
@@ -65,7 +69,35 @@ class StoredVolume:
     notes: tuple[str, ...] = ()
 
 
-class Volume:
+class Placed:
+    """The spacing of a volume and its frame, which change together when a person supplies another spacing.
+
+    Both are None where there is no spacing; where the volume would lie is remembered.
+    """
+
+    def __init__(self, frame: WorldFrame, spacing: Spacing | None) -> None:
+        self.unsized, self._spacing = frame, spacing
+
+    @property
+    def frame(self) -> WorldFrame | None:
+        """Where the voxels lie; None without a spacing."""
+        return None if self._spacing is None else self.unsized
+
+    @property
+    def spacing(self) -> Spacing | None:
+        """Spacing in millimetres, or None."""
+        return self._spacing
+
+    @spacing.setter
+    def spacing(self, spacing: Spacing | None) -> None:
+        """Take a spacing that a person supplied: the origin stays the centre of the first voxel."""
+        self._spacing = spacing
+        if spacing is not None:
+            plane, row, column = spacing.values
+            self.unsized = replace(self.unsized, spacing=(plane, row, column))
+
+
+class Volume(Placed):
     """See `VolumeSource` and `DirectSource`."""
 
     axes = "zyx"
@@ -80,32 +112,13 @@ class Volume:
         self.levels: tuple[Level, ...] = (Level(shape, (1.0, 1.0, 1.0)),)
         self.dtype = stored.voxels.dtype
         self.reader, self.vendor = stored.reader, stored.vendor
-        self._frame = turned
-        self._spacing = Spacing(turned.spacing, "mm") if stored.has_spacing else None
+        super().__init__(turned, Spacing(turned.spacing, "mm") if stored.has_spacing else None)
         self.notes = stored.notes
         self.quantity, said = _quantity(stored)
         self.fill = AIR_HU if self.quantity == "HU" else 0
         self.why = f"{stored.why}{said}"
         kept = {"orientation": _as_stored(stored.frame, turned), **(stored.found or {})}
         self.metadata: Mapping[str, str] = facts(kept)
-
-    @property
-    def frame(self) -> WorldFrame | None:
-        """Where the voxels lie; None without a spacing."""
-        return None if self._spacing is None else self._frame
-
-    @property
-    def spacing(self) -> Spacing | None:
-        """Spacing in millimetres, or None."""
-        return self._spacing
-
-    @spacing.setter
-    def spacing(self, spacing: Spacing | None) -> None:
-        """Take a spacing that a person supplied: the origin stays the centre of the first voxel."""
-        self._spacing = spacing
-        if spacing is not None:
-            plane, row, column = spacing.values
-            self._frame = replace(self._frame, spacing=(plane, row, column))
 
     @property
     def id(self) -> str:
@@ -126,35 +139,50 @@ class Volume:
             out[...] = self.fill
         if not inside.size:
             return
-        # In the file's order: where each axis of the result comes from, and from which end it counts.
-        start, stop = [0, 0, 0], [0, 0, 0]
-        for k, axis in enumerate(self._order):
-            a, b, n = inside.start[k], inside.stop[k], shape[k]
-            start[axis], stop[axis] = (n - b, n - a) if self._flips[k] else (a, b)
-        stored = self._voxels.read(Box(tuple(start), tuple(stop)))
-        turned = np.flip(
-            stored.transpose(self._order), tuple(k for k, flip in enumerate(self._flips) if flip)
-        )
-        out[..., 0][inside.shift(tuple(-a for a in box.start)).slices()] = turned
+        # A few of the file's planes at a time: a large box takes little more than the array that it goes to.
+        slowest = self._order.index(0)
+        step = max(1, _PIECE_VALUES * inside.shape[slowest] // inside.size)
+        for first in range(inside.start[slowest], inside.stop[slowest], step):
+            start, stop = list(inside.start), list(inside.stop)
+            start[slowest], stop[slowest] = first, min(first + step, inside.stop[slowest])
+            part = Box(tuple(start), tuple(stop))
+            out[..., 0][part.shift(tuple(-a for a in box.start)).slices()] = self._upright(part)
 
     def close(self) -> None:
         """Release the files. Twice is allowed."""
         self._voxels.close()
 
+    def _upright(self, box: Box) -> Values:
+        # In the file's order: where each axis of the result comes from, and from which end it counts.
+        start, stop = [0, 0, 0], [0, 0, 0]
+        for k, axis in enumerate(self._order):
+            a, b, n = box.start[k], box.stop[k], self.levels[0].shape[k]
+            start[axis], stop[axis] = (n - b, n - a) if self._flips[k] else (a, b)
+        stored = self._voxels.read(Box(tuple(start), tuple(stop)))
+        return np.flip(stored.transpose(self._order), tuple(k for k, flip in enumerate(self._flips) if flip))
+
 
 def open_volume(
-    path: str | Path, spacing_mm: float | tuple[float, float, float] | None = None
+    path: str | Path,
+    spacing_mm: float | tuple[float, float, float] | None = None,
+    limits: Limits | None = None,
 ) -> VolumeSource:
     """`open_source` for what must be a volume.
 
-    `spacing_mm` replaces what the file states: one number, or (plane, row, column) of the upright volume.
+    `spacing_mm` replaces what the file states: one number, or (plane, row, column) of the upright volume. With `limits`
+    the file is read in a process of its own (`open_guarded`).
 
     Raises:
         UnreadableSourceError: as `open_source`, and where it is no volume.
         UsageError: if `spacing_mm` is not positive.
     """
     given = None if spacing_mm is None else supplied_mm(spacing_mm)
-    source = open_source(path)
+    if limits is None:
+        source = open_source(path)
+    else:
+        from medvision.sources.guarded import open_guarded  # which serves volumes, and so imports this module
+
+        source = open_guarded(path, limits=limits)
     if source.axes != "zyx":
         source.close()
         raise UnreadableSourceError(f"{path}: is not a volume but a {source.vendor} slide or picture")

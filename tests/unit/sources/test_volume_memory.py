@@ -14,7 +14,7 @@ SHAPE = (128, 512, 512)
 SIZE = 2 * 128 * 512 * 512
 
 READ = """
-import resource, sys, threading
+import sys
 import numpy as np
 from medvision.core.geometry import Box
 from medvision.sources import extent_at
@@ -23,7 +23,9 @@ from medvision.sources.resample import Reading
 from medvision.sources.volume import open_volume
 import nibabel, nrrd, scipy.sparse, pydicom, pydicom.pixels.processing
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which a process inherits from the one that started it.
+    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 before = peak()
 volume = open_volume(sys.argv[1])
 assert volume.levels[0].shape == (128, 512, 512)
@@ -37,7 +39,17 @@ for _ in range(60):
 assert volume.id
 volume.read(Box((0, 0, 0), (128, 512, 8)))
 print(peak() - before)
+held = volume.read(Box((0, 0, 0), (128, 512, 512)))
+print(peak() - before)
 """
+
+
+def taken(path: Path) -> tuple[float, float]:
+    """Peak memory of reading windows of the scan, and of holding a whole copy of it besides, in its own sizes."""
+    done = subprocess.run([sys.executable, "-c", READ, str(path)], check=True, capture_output=True, text=True)
+    streamed, copied = (int(line) / SIZE for line in done.stdout.split())
+    assert copied > 0.98  # or nothing was measured
+    return streamed, copied
 
 
 def planes() -> np.ndarray:
@@ -64,19 +76,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures the peak as Linux counts it")
-@pytest.mark.parametrize(("name", "most"), [("plain", 0.7), ("packed", 2.0)])
+@pytest.mark.parametrize(("name", "most"), [("plain", 0.6), ("packed", 1.6)])
 def test_peak_of_reading_a_scan(folder: Path, name: str, most: float):
-    done = subprocess.run(
-        [sys.executable, "-c", READ, str(folder / f"{name}.mhd")], check=True, capture_output=True, text=True
-    )
-    taken = int(done.stdout) / SIZE
-    assert taken < most
+    streamed, copied = taken(folder / f"{name}.mhd")
+    assert streamed < most
+    assert copied < most + 1
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="measures the peak as Linux counts it")
 def test_peak_of_reading_a_series(volume_files):
-    array = planes()
-    series = volume_files.dicom(array, np.diag([0.7, 0.7, 2.0, 1.0]))
-    done = subprocess.run(
-        [sys.executable, "-c", READ, str(series)], check=True, capture_output=True, text=True
-    )
-    assert int(done.stdout) / SIZE < 2.0
+    streamed, copied = taken(volume_files.dicom(planes(), np.diag([0.7, 0.7, 2.0, 1.0])))
+    assert streamed < 2.0
+    assert copied < 3.0

@@ -21,7 +21,7 @@ from medvision.core.errors import (
 )
 from medvision.core.geometry import Box
 from medvision.core.world import WorldFrame
-from medvision.sources import open_guarded, open_source, read_at
+from medvision.sources import Limits, open_guarded, open_source, read_at
 from medvision.sources.base import VOLUMES
 from medvision.sources.facts import ALLOWED
 from medvision.sources.opening import _load_readers
@@ -346,9 +346,11 @@ def test_a_missing_spacing_is_missing_until_it_is_supplied(volume_files):
     assert volume.spacing is None and volume.frame is None
     with pytest.raises(SpacingError, match="--volume-spacing"):
         read_at(volume, Box((0, 0, 0), (1, 1, 1)), 1.0)
-    given = open_volume(path, (2.5, 0.75, 0.5))
-    assert given.spacing.origin == "supplied"
-    np.testing.assert_allclose(given.frame.to_world((0.5, 0.5, 1.5)), (-39.5, -50, 100))
+    for limits in (None, Limits()):
+        given = open_volume(path, (2.5, 0.75, 0.5), limits)
+        assert given.spacing.origin == "supplied"
+        np.testing.assert_allclose(given.frame.to_world((0.5, 0.5, 1.5)), (-39.5, -50, 100))
+        given.close()
     with pytest.raises(UsageError, match="millimetres"):
         open_source(path, 0.5)
     with pytest.raises(UsageError, match="not positive"):
