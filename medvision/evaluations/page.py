@@ -48,7 +48,8 @@ class EvaluationPage:
     """Everything that is written about one evaluation.
 
     `name` is the stem of its files. `columns` maps the names of published figures to the heads of the table of
-    comparison, and `ours` the same names to our values as text. `data` is what the JSON holds.
+    comparison, and `ours` the same names to our values as text. `data` is what the JSON holds, `files` are further
+    files by name.
     """
 
     name: str
@@ -60,15 +61,17 @@ class EvaluationPage:
     plots: tuple[Plot, ...]
     notes: tuple[str, ...]
     tables: tuple[PageTable, ...]
-    published: tuple[Published, ...]
-    published_note: str
-    columns: Mapping[str, str]
-    ours: Mapping[str, str]
+    published: tuple[Published, ...] = ()
+    published_note: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ours: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_page(page: EvaluationPage, out: Path) -> dict[str, Path]:
-    """Write NAME.json, NAME.md, NAME.html and each plot as PNG and SVG into `out`; returns their paths by file name.
+    """Write NAME.json, NAME.md, NAME.html, each plot as PNG and SVG, and further files into `out`; returns their paths
+    by file name.
 
     `out` is made if absent; equal pages give equal bytes.
 
@@ -82,6 +85,7 @@ def write_page(page: EvaluationPage, out: Path) -> dict[str, Path]:
     files = {f"{page.name}.json": text.encode(), f"{page.name}.md": markdown(page).encode()}
     for plot in page.plots:
         files |= {f"{plot.name}.png": plot.png, f"{plot.name}.svg": plot.svg}
+    files |= page.files
     files[f"{page.name}.html"] = html(page)
     for name, data in files.items():
         atomic_write(out / name, data)
@@ -111,6 +115,8 @@ def markdown(page: EvaluationPage) -> str:
         lines += _markdown_table(table.head, table.rows, table.words)
     if page.notes:
         lines += ["", "## Notes", "", *(f"- {_cell(note)}" for note in page.notes)]
+    if not page.published:
+        return "\n".join(lines) + "\n"
     head, rows = _published_table(page)
     lines += ["", "## Beside published figures", "", f"Those of others: {page.published_note}.", ""]
     ours = [
@@ -131,6 +137,8 @@ def terminal_table(page: EvaluationPage) -> Table:
     table.add_column("95% interval", justify="right")
     for row in page.rows:
         table.add_row(row.name, row.value, row.interval, style="bold" if row.main else "")
+    if not page.published:
+        return table
     table.add_section()
     table.add_row(page.published_note, "", "", style="dim italic")
     for entry in page.published:
