@@ -77,7 +77,10 @@ _COMMANDS = {
         "Run batches at set times, or when slides arrive in a folder.",
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
-    "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides, or chest CT scans, with their truth."),
+    "synthesize": (
+        "medvision.cli.synthesize:app",
+        "Write synthetic H&E slides, or chest CT scans, with their truth.",
+    ),
     "taxonomy": (
         "medvision.cli.taxonomy:taxonomy",
         "Check a taxonomy, and partition it into training classes.",
