@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 from medvision.core.errors import UsageError
 from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
-from medvision.evaluations.luna16_files import (
+from medvision.metrics.froc import LUNA16_RATES, CaseHits, Froc, froc
+from medvision.metrics.nodules import CANDIDATES_PER_SCAN, NoduleHits, score_candidates
+from medvision.store.luna16_files import (
     ScanTable,
     read_annotations,
     read_candidates,
     read_folds,
     read_series,
 )
-from medvision.metrics.froc import LUNA16_RATES, CaseHits, Froc, froc
-from medvision.metrics.nodules import CANDIDATES_PER_SCAN, NoduleHits, score_candidates
 
 _DING = (0.748, 0.853, 0.887, 0.922, 0.938, 0.944, 0.946)
 PUBLISHED = (

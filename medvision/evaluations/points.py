@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from medvision.core.errors import UsageError
 from medvision.evaluations.base import EVALUATIONS, Evaluation
-from medvision.evaluations.tables import read_number, read_table
 from medvision.metrics.classes import wilson_interval
 from medvision.metrics.froc import match_points
+from medvision.store.tables import read_number, read_table
 
 Matching = Literal["reference", "nearest"]
 Interval = tuple[float, float]

@@ -14,9 +14,9 @@ import pytest
 from medvision.cli import run
 from medvision.core.errors import UsageError
 from medvision.evaluations.luna16 import PUBLISHED, evaluate
-from medvision.evaluations.luna16_files import read_candidates, read_folds, read_series
 from medvision.evaluations.luna16_page import describe
 from medvision.evaluations.page import write_page
+from medvision.store.luna16_files import read_candidates, read_folds, read_series
 
 UID = "1.3.6.1.4.1.14519.5.2.1.6279.6001.1002252872223656636786668368{:02d}"
 

@@ -6,9 +6,10 @@ Series uids are text from the first to the last line: as numbers they would all 
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UsageError
-from medvision.evaluations.tables import CsvTable, read_number, read_table
 from medvision.metrics.nodules import Findings
+from medvision.store.files import atomic_write
+from medvision.store.tables import CsvTable, read_number, read_table
 
 Floats = npt.NDArray[np.float64]
 
@@ -136,6 +138,22 @@ def read_candidates(path: Path, series: Collection[str]) -> ScanTable:
             f"{path.name}: {copies} candidates come more than once; each counts, as in the official script"
         )
     return ScanTable(scans, tuple(notes))
+
+
+def write_candidates(path: Path, scans: Mapping[str, Points]) -> None:
+    """Write candidates with their probabilities, scan by scan, whole or not at all; `read_candidates` reads them."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(CANDIDATE_COLUMNS)
+    for uid, points in scans.items():
+        for centre, value in zip(points.centres, points.values, strict=True):
+            writer.writerow([uid, *(f"{v:.4f}" for v in centre), f"{value:.6g}"])
+    atomic_write(path, stream.getvalue().encode())
+
+
+def write_series(path: Path, series: Sequence[str]) -> None:
+    """Write the uids of scans, one a line, without a header; `read_series` reads them."""
+    atomic_write(path, "".join(f"{uid}\n" for uid in series).encode())
 
 
 def read_folds(path: Path, series: Sequence[str]) -> dict[str, str]:
