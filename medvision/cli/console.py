@@ -113,13 +113,13 @@ def batch_progress(
         yield listen
 
 
-def print_outcome(outcome: SlideOutcome) -> None:
-    """One line for one slide."""
+def print_outcome(outcome: SlideOutcome, found: str = "region") -> None:
+    """One line for one slide, image or scan; `found` is what its regions are called."""
     style = _STYLES.get(outcome.status, "red")
     score = (
         "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
     )
-    regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
+    regions = f", {outcome.regions} {found}{'s' * (outcome.regions != 1)}" if outcome.regions else ""
     reason = f"  {without_prefix(outcome.reason, outcome.slide)}" if outcome.reason else ""
     console.print(
         f"[{style}]{outcome.status:>11}[/]  [bold]{escape(visible(outcome.slide))}[/]{score}{regions}"

@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 CANDIDATE_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 _COORDINATES = ("coordx", "coordy", "coordz")
 _SPREADSHEET = re.compile(r"\d+([.,]\d+)?[eE]\+?\d+")
-_SUFFIXES = (".nii.gz", ".mhd", ".mha", ".raw", ".zraw", ".nii", ".nrrd", ".nhdr", ".dcm")
+_SUFFIXES = (".nii.gz", ".mhd", ".mha", ".raw", ".zraw", ".nii", ".nrrd", ".nhdr", ".dcm", ".dicom")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +52,12 @@ class ScanTable:
             if found is None
             else Findings(found.centres, found.values)
         )
+
+
+def series_name(name: str) -> str:
+    """What a scan of this file name is called in LUNA16's tables: the name without the ending of its format."""
+    ending = next((one for one in _SUFFIXES if name.lower().endswith(one) and len(name) > len(one)), "")
+    return name[: len(name) - len(ending)]
 
 
 def read_series(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
