@@ -25,7 +25,7 @@ def nodules(
 ) -> int:
     """Search chest CT scans for lung nodules: candidates, findings with size and place, a page for each scan.
 
-    Example: medvision nodules scan.mhd series/ --detector detector.safetensors --reduction fpr.safetensors --out results
+    Example: medvision nodules scan.mhd --detector detector.safetensors --reduction fpr.safetensors --out results
 
     Each scan gets a folder with report.html, candidates.csv (LUNA16's format), findings.geojson (millimetres) and
     result.json. A scan whose result is already there, made from the same content, models and parameters, is kept. Exit

@@ -1,4 +1,4 @@
-"""What a batch is asked for: which slides, images or scans, into which folder, what is done to them, by how many workers.
+"""What a batch is asked for: which slides, images or scans, into which folder, what is done to them, by whom.
 
 This module is light on purpose, as `medvision batch --help` and the schedules need it and no deep-learning library.
 """

@@ -32,10 +32,12 @@ class NoduleOptions(Record):
     margin_mm: Annotated[
         float, Field(ge=0, le=100, description="Candidates lie in the lungs, or this near to them, in mm.")
     ] = 6.0
-    require_lungs: Annotated[
+    without_lungs: Annotated[
         bool,
-        _says("Reject a scan in which no lungs are found. Without this it is searched whole, as for a crop."),
-    ] = True
+        _says(
+            "Search a scan whole in which no lungs are found, such as a crop. Without this it is rejected."
+        ),
+    ] = False
     volume_spacing: Annotated[
         tuple[Positive, Positive, Positive] | None,
         _says("Spacing of planes, rows and columns in mm, in place of what the file states."),

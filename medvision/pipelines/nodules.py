@@ -66,7 +66,7 @@ def find_nodules(
 
     Parameters and outcome are those of `analyze_slide`. The outcome's `regions` counts the findings, its `probability`
     is the highest score, and its `label` says whether there is a finding. A scan without lungs is "QC rejected",
-    unless `config` does not require them. With `limits`, the scan is read by a process of its own that may not exceed
+    unless `config` has it searched all the same. With `limits`, the scan is read by a process of its own that may not exceed
     them.
 
     A result of the same content, weights, configuration and code that verifies is kept ("unchanged"). What goes wrong
@@ -213,7 +213,7 @@ class _Search:
         lungs = lungs_in(coarse, config.margin_mm)
         sides = tell_sides(lungs)
         nobody = _none()
-        if not lungs.found and config.require_lungs:
+        if not lungs.found and not config.without_lungs:
             return _Found(coarse, lungs, sides, None, nobody, np.empty(0), 0)
         detection = detect_candidates(
             self.ready.detector.runner, source, self.engine, lungs=lungs, on_plan=self._planned
@@ -353,8 +353,8 @@ def _limits(found: _Found, findings: tuple[Finding, ...], config: NoduleConfig) 
         return ("No network ran: the scan shows no lungs by the steps of the lung mask.",)
     notes = [
         "Only what the networks were trained to find is looked for; whatever else the scan shows is not reported.",
-        "Size bands are those of Lung-RADS 2022 for a solid nodule at a first screening. Whether a nodule is solid, has "
-        "grown or is benign is not judged, and no category is given.",
+        "Size bands are those of Lung-RADS 2022 for a solid nodule at a first screening. Whether a nodule is solid, "
+        "has grown or is benign is not judged, and no category is given.",
     ]
     if config.reduction is None:
         notes.append("No reduction of false positives ran: scores are the detector's.")
@@ -365,7 +365,7 @@ def _limits(found: _Found, findings: tuple[Finding, ...], config: NoduleConfig) 
     boxed = sum(one.size_from == "detector" for one in findings)
     if boxed:
         notes.append(
-            f"{boxed} of {len(findings)} findings could not be segmented, as of a nodule at the chest wall or a vessel: "
+            f"{boxed} of {len(findings)} findings could not be segmented, as happens at the chest wall and at vessels: "
             "their diameter is that of the detector's box, which is coarser."
         )
     if found.detection.unread:

@@ -200,7 +200,7 @@ class FindingCard:
 
 @dataclass(frozen=True)
 class ScanReport:
-    """The report of a scan that was searched for nodules, in reading order. `figures` are what contracts say of them."""
+    """The report of a scan that was searched for nodules, in reading order. `figures` are what contracts say."""
 
     title: str
     scan: str

@@ -25,6 +25,13 @@ _FILES = (
     ("CSV", "candidates.csv"),
     ("JSON", RESULT),
 )
+    ("Report", "report.html"),
+    ("PDF", "report.pdf"),
+    ("GeoJSON", OUTLINES),
+    ("GeoJSON", "findings.geojson"),
+    ("CSV", "candidates.csv"),
+    ("JSON", RESULT),
+)
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """A slide, an image or a scan of a run: its outcome, its folder, and its result where that stands for the outcome."""
+    """An item of a run: its outcome, its folder, and its result where that stands for the outcome."""
 
     outcome: SlideOutcome
     folder: Path

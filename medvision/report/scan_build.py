@@ -172,8 +172,8 @@ def _cards_note(result: NoduleResult, shown: int) -> str:
         return ""
     more = f" The {shown} most certain of {len(result.findings)}." if shown < len(result.findings) else ""
     return (
-        "Lung window (−1000 to 400 HU). Axial planes are seen from the feet, coronal ones from the front, sagittal ones "
-        f"from the patient’s left. The cross leaves open what it points at.{more}"
+        "Lung window (−1000 to 400 HU). Axial planes are seen from the feet, coronal ones from the front, sagittal "
+        f"ones from the patient’s left. The cross leaves open what it points at.{more}"
     )
 
 
@@ -189,8 +189,8 @@ def _measures(result: NoduleResult) -> tuple[Fact, ...]:
 
 def _measures_note(result: NoduleResult) -> str:
     bands = (
-        "Size bands are those of Lung-RADS 2022 for solid nodules at a first screening, as information. The diameter is "
-        "the mean of long and short axis in the axial plane in which the finding is largest; where a finding could "
+        "Size bands are those of Lung-RADS 2022 for solid nodules at a first screening, as information. The diameter "
+        "is the mean of long and short axis in the axial plane in which the finding is largest; where a finding could "
         "not be segmented, that of the detector’s box. "
     )
     files = "candidates.csv holds every candidate in LUNA16’s format, findings.geojson the findings in millimetres."

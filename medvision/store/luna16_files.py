@@ -26,7 +26,9 @@ Floats = npt.NDArray[np.float64]
 CANDIDATE_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 _COORDINATES = ("coordx", "coordy", "coordz")
 _SPREADSHEET = re.compile(r"\d+([.,]\d+)?[eE]\+?\d+")
-_SUFFIXES = (".nii.gz", ".mhd", ".mha", ".raw", ".zraw", ".nii", ".nrrd", ".nhdr", ".dcm", ".dicom")
+SCAN_SUFFIXES = (".nii.gz", ".mhd", ".mha", ".nii", ".nrrd", ".nhdr")
+"""Of the files that a scan is opened by."""
+_SUFFIXES = (*SCAN_SUFFIXES, ".raw", ".zraw", ".dcm", ".dicom")
 
 
 @dataclass(frozen=True, eq=False)

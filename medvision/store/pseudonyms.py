@@ -23,7 +23,7 @@ _DIGITS = 16
 
 
 class Pseudonyms:
-    """Pseudonyms by one key: `slide-`, `image-` or `scan-`, and 16 hexadecimal digits: two coincide once in 10^19 pairs."""
+    """Pseudonyms by one key: `slide-`, `image-` or `scan-`, and 16 hexadecimal digits: two meet once in 10^19 pairs."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) < LEAST_BYTES:
