@@ -66,8 +66,8 @@ def find_nodules(
 
     Parameters and outcome are those of `analyze_slide`. The outcome's `regions` counts the findings, its `probability`
     is the highest score, and its `label` says whether there is a finding. A scan without lungs is "QC rejected",
-    unless `config` has it searched all the same. With `limits`, the scan is read by a process of its own that may not exceed
-    them.
+    unless `config` has it searched all the same. With `limits`, the scan is read by a process of its own that may not
+    exceed them.
 
     A result of the same content, weights, configuration and code that verifies is kept ("unchanged"). What goes wrong
     with the scan is the outcome's status and reason; what is wrong with the configuration raises.

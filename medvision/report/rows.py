@@ -25,13 +25,6 @@ _FILES = (
     ("CSV", "candidates.csv"),
     ("JSON", RESULT),
 )
-    ("Report", "report.html"),
-    ("PDF", "report.pdf"),
-    ("GeoJSON", OUTLINES),
-    ("GeoJSON", "findings.geojson"),
-    ("CSV", "candidates.csv"),
-    ("JSON", RESULT),
-)
 
 
 @dataclass(frozen=True)
