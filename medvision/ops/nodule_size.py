@@ -116,7 +116,7 @@ def _middle_part(
     return np.asarray(mask & grown, np.bool_)
 
 
-def _axes(points: npt.NDArray[np.float64], side_mm: float) -> tuple[float, float]:
+def _axes(points: npt.NDArray[np.floating[Any]], side_mm: float) -> tuple[float, float]:
     """The longest distance between pixels `(n, 2)` of a plane, and their extent at a right angle to it, in mm."""
     apart = np.sqrt(((points[:, None] - points[None]) ** 2).sum(axis=2))
     first, second = np.unravel_index(int(apart.argmax()), apart.shape)

@@ -120,7 +120,7 @@ class BatchRequest(Record):
         given = [work.inputs for work in WORKS if getattr(self, work.inputs) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"a batch is of slides, of images or of scans: give one of them, not {found}")
+            raise ValueError(f"a batch is of slides, images or scans: give one of them, not {found}")
         for other in WORKS:
             if other is not self.work and getattr(self, other.parameters) is not None:
                 raise ValueError(

@@ -43,7 +43,7 @@ from medvision.store.files import make_output, safe_name, safe_names
 from medvision.store.image_records import FigureInfo
 from medvision.store.luna16_files import Points, series_name, write_candidates
 from medvision.store.provenance import new_run_id, software_versions, utc_now
-from medvision.store.records import RunRecord, SlideOutcome
+from medvision.store.records import RunRecord, SlideOutcome, Status
 from medvision.store.scan_records import Finding, NoduleModelInfo, NoduleResult, ScanInfo
 from medvision.store.store import ResultSpec, ResultStore
 
@@ -182,7 +182,7 @@ class _Search:
         """Make or find the result, with its report, and say what became of the scan."""
         entry = ResultStore(self.out).get_or_make(self.spec, self._make, name=self.name, of_run=(RUN, HTML))
         result = NoduleResult.model_validate_json((entry.folder / RESULT).read_bytes())
-        done = "done" if entry.made else "unchanged"
+        done: Status = "done" if entry.made else "unchanged"
         return SlideOutcome(
             slide=called,
             name=self.name,
