@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from medvision.core.geometry import Box, Spacing
 from medvision.models.nodules.run import LUNG_SPACING_MM, Lungs
 from medvision.ops.candidates import Candidates
-from medvision.ops.lungs import lungs_apart
+from medvision.ops.lungs import LungSettings, lungs_apart
 from medvision.ops.nodule_size import NoduleSize, measure_nodule, reach_mm, size_band
 from medvision.ops.window import HU_WINDOWS
 from medvision.report.planes import VIEWS, Plane, lettered, plane_of
@@ -39,9 +39,10 @@ _SIDE_MM = 0.6
 _LARGEST_MM = 60.0
 """A box beyond it is measured as if it were as large."""
 _CROSS = "#ffe27a"
+_CORES_MM = (6.0, 10.0, 15.0, 20.0)
 
 MOST_STEP_MM = 2.5
-LEAST_LUNG_ML = 1500.0
+LEAST_LUNG_ML = 1000.0
 MOST_CUT = 0.1
 
 
@@ -64,7 +65,11 @@ class Sides:
 def tell_sides(lungs: Lungs) -> Sides:
     """The lungs of an upright scan by side: columns grow to the patient's left."""
     millilitres = LUNG_SPACING_MM**3 / 1000
-    parts = lungs_apart(lungs.inside, (LUNG_SPACING_MM,) * 3)
+    parts: list[Mask] = []
+    for core_mm in _CORES_MM:  # lungs that touch at the mediastinum have one core until it is sought deeper
+        parts = lungs_apart(lungs.inside, (LUNG_SPACING_MM,) * 3, LungSettings(core_mm=core_mm))
+        if len(parts) != 1:
+            break
     whole = round(float(lungs.inside.sum()) * millilitres, 1)
     if len(parts) != 2:
         return Sides(LungInfo(count=len(parts), volume_ml=whole), {})

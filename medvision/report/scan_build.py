@@ -235,7 +235,7 @@ def _figures(result: NoduleResult) -> Grid | None:
     rows = tuple(
         (
             net.role.capitalize(),
-            "AUC" if name == "auc" else text.sentence(text.visible(name.replace("_", " "))),
+            name.upper() if name in ("auc", "cpm") else text.sentence(text.visible(name.replace("_", " "))),
             f"{one.value:.3f}",
             "not estimated" if one.interval is None else f"{one.interval[0]:.3f} – {one.interval[1]:.3f}",
             text.visible(one.protocol),

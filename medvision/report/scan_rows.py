@@ -15,7 +15,7 @@ def scan_view() -> View:
     """What the page shows of scans."""
     return View(
         item="scan",
-        picture="Scan",
+        picture="From the front",
         verdict="Verdict",
         columns=("Highest score", "Findings", "Largest", "Lungs"),
         order=("Findings", "No finding", "QC rejected", "Failed"),
