@@ -39,6 +39,7 @@ _SIDE_MM = 0.6
 _LARGEST_MM = 60.0
 """A box beyond it is measured as if it were as large."""
 _CROSS = "#ffe27a"
+_LETTER_PX = 20
 _CORES_MM = (6.0, 10.0, 15.0, 20.0)
 
 MOST_STEP_MM = 2.5
@@ -222,7 +223,7 @@ def _size(source: VolumeSource, centre_mm: Floats, guess_mm: float) -> NoduleSiz
 
 def _crossed(plane: Plane, share: float) -> Image.Image:
     """The plane with its letters, and a cross that leaves open what it points at: `share` of the width."""
-    image = lettered(plane)
+    image = lettered(plane, _LETTER_PX)
     draw = ImageDraw.Draw(image)
     width, height = image.size
     y, x = plane.mark[0] * height, plane.mark[1] * width

@@ -123,10 +123,13 @@ def open_scan(path: Path, config: NoduleConfig, limits: Limits | None = None) ->
         require_spacing(source, "mm")
         if source.quantity != "HU":
             modality = source.metadata.get("modality", "")
-            what = f"is {modality}" if modality and modality != "CT" else f"is a {source.vendor} volume"
-            raise UnreadableSourceError(
-                f"{path}: {what} whose values are not Hounsfield units; nodules are looked for in CT alone"
+            why = (
+                f"is {modality}, whose values are not Hounsfield units"
+                if modality
+                else f"does not say that its values are Hounsfield units ({source.vendor}), and they are not like "
+                "those of a chest CT, which holds air"
             )
+            raise UnreadableSourceError(f"{path}: {why}; nodules are looked for in CT alone")
     except Exception:
         source.close()
         raise

@@ -16,6 +16,7 @@ from medvision.core.errors import UsageError
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.sources.parts import one_of_each_scan, one_of_each_slide
 from medvision.store.records import ItemKind, SlideOutcome
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ class Work(Generic[C]):
     """Fields of an outcome that Prefect's page of a run shows: none that could name a patient."""
     patterns: tuple[str, ...]
     """What is taken from a folder unless other patterns are given; upper and lower case are the same."""
+    gathered: Callable[[Path, list[Path]], list[Path]]
+    """Of the files of a folder, those that stand for an item, or the folders that do."""
     one_file: bool
     """Whether each file is an item, called by its path as labels of images call it; a slide may be several files."""
     found: str
@@ -188,6 +191,7 @@ SLIDES = Work(
     done="analysed",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=SLIDE_PATTERNS,
+    gathered=lambda _folder, found: one_of_each_slide(found),
     one_file=False,
     found="region",
     unit="tiles",
@@ -210,6 +214,7 @@ IMAGES = Work(
     done="classified",
     shown=("status", "label", "probability", "seconds"),
     patterns=IMAGE_PATTERNS,
+    gathered=lambda _folder, found: found,
     one_file=True,
     found="region",
     unit="images",
@@ -233,6 +238,7 @@ SCANS = Work(
     done="searched",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=SCAN_PATTERNS,
+    gathered=one_of_each_scan,
     one_file=False,
     found="finding",
     unit="windows",

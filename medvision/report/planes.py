@@ -91,11 +91,11 @@ def plane_of(
     return Plane(np.asarray(resized), side, across[0], across[1], down[0], down[1], (low, right))
 
 
-def lettered(plane: Plane) -> Image.Image:
-    """The plane with the letters of the patient's sides at its edges."""
+def lettered(plane: Plane, letter_px: int | None = None) -> Image.Image:
+    """The plane with the letters of the patient's sides at its edges, `letter_px` high, or as fits the picture."""
     image = Image.fromarray(plane.pixels).convert("RGB")
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(max(11, min(image.size) // 22))
+    font = ImageFont.load_default(letter_px or max(11, min(image.size) // 22))
     width, height = image.size
     places = {
         "lm": (4, height / 2, plane.left), "rm": (width - 4, height / 2, plane.right),
