@@ -16,7 +16,6 @@ from medvision.core.errors import UsageError
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.nodule_config import NoduleConfig
-from medvision.sources.parts import one_of_each_scan, one_of_each_slide
 from medvision.store.records import ItemKind, SlideOutcome
 
 if TYPE_CHECKING:
@@ -150,6 +149,18 @@ def _check_search(config: NoduleConfig, on_device: bool) -> None:
     check_nodule_config(config if on_device else config.model_copy(update={"device": "cpu"}))
 
 
+def _slides_of(_folder: Path, found: list[Path]) -> list[Path]:
+    from medvision.sources.parts import one_of_each_slide
+
+    return one_of_each_slide(found)
+
+
+def _scans_of(folder: Path, found: list[Path]) -> list[Path]:
+    from medvision.sources.parts import one_of_each_scan
+
+    return one_of_each_scan(folder, found)
+
+
 def _look_at_slide(path: Path, config: AnalyzeConfig) -> None:
     from medvision.sources import open_source
     from medvision.sources.spacing import require_spacing
@@ -191,7 +202,7 @@ SLIDES = Work(
     done="analysed",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=SLIDE_PATTERNS,
-    gathered=lambda _folder, found: one_of_each_slide(found),
+    gathered=_slides_of,
     one_file=False,
     found="region",
     unit="tiles",
@@ -238,7 +249,7 @@ SCANS = Work(
     done="searched",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=SCAN_PATTERNS,
-    gathered=one_of_each_scan,
+    gathered=_scans_of,
     one_file=False,
     found="finding",
     unit="windows",

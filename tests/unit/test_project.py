@@ -65,6 +65,8 @@ def test_importing_the_package_is_free() -> None:
         ["embed"],
         ["taxonomy"],
         ["batch"],
+        ["batch-scans"],
+        ["nodules"],
         ["runs"],
         ["server", "start"],
         ["schedule", "create"],

@@ -1,4 +1,4 @@
-"""What differs between batches of slides and of images, and that requests of both kinds are told apart."""
+"""What differs between batches of slides, images and scans, and that requests of each kind are told apart."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from PIL import Image
 from pydantic import ValidationError
 
 from medvision.core.errors import MedvisionError, UsageError
+from medvision.core.world import WorldFrame
 from medvision.pipelines.batch import command_of
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest, read_batch_config
 from medvision.pipelines.batch_plan import identities, plan_batch
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
-from medvision.pipelines.work import IMAGE_PATTERNS, IMAGES, SLIDES, WORKS
+from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.work import IMAGE_PATTERNS, IMAGES, SCANS, SLIDES, WORKS
 from medvision.sources.still import STILL_SUFFIXES, look_at_still, read_still
+from medvision.sources.write_volume import write_dicom_series, write_metaimage
 from medvision.store.pseudonyms import read_key, write_key
 
 MODEL = ImageConfig(model=Path("weights/oct.safetensors"))
@@ -205,3 +208,31 @@ def test_help_and_schedules_need_no_deep_learning_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("LOADED []\n"), done.stdout[-500:] + done.stderr
+
+
+def test_a_series_counts_once_and_by_its_folder_where_it_lies_there_alone(tmp_path: Path) -> None:
+    volume = np.zeros((3, 8, 8), np.int16)
+    frame = WorldFrame((0, 0, 0), (2.0, 1.0, 1.0), ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
+    scans = tmp_path / "scans"
+    for folder, uids in (("alone", ["1.2.1"]), ("two", ["1.2.2", "1.2.3"]), (".", ["1.2.4"])):
+        (scans / folder).mkdir(parents=True, exist_ok=True)
+        for uid in uids:
+            write_dicom_series(scans / folder, volume, frame, uid)
+    write_metaimage(scans / "plain.mhd", volume, frame)
+    (scans / "packed.nii.gz").touch()
+    asked = BatchRequest(
+        scans=scans, out=tmp_path / "out", nodules=NoduleConfig(detector=Path("d.safetensors"))
+    )
+    planned = plan_batch(asked)
+    assert asked.work is SCANS and len({one.name for one in planned}) == 6
+    assert sum(one.path == scans / "alone" for one in planned) == 1
+    assert sum(one.path.parent == scans / "two" for one in planned) == 2
+    assert sum(one.path.parent == scans and one.path.suffix == ".dcm" for one in planned) == 1
+    assert {"plain", "packed.nii", "alone"} <= {one.item_id for one in planned}
+
+
+def test_a_spacing_in_a_manifest_is_refused_for_scans(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--volume-spacing"):
+        SCANS.supply(NoduleConfig(detector=Path("d")), 0.5)
+    with pytest.raises(ValidationError, match="nodules: scans need it"):
+        BatchRequest(scans=tmp_path, out=tmp_path)
