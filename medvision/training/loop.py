@@ -252,11 +252,11 @@ class _Average(AveragedModel):
         decay = decay_at(int(self.n_averaged), self._decay)
         for mean, now in zip(self.module.parameters(), model.parameters(), strict=True):
             mean.lerp_(now, 1 - decay)
-        for mean, now in zip(self.module.buffers(), model.buffers(), strict=True):
-            if mean.is_floating_point():
-                mean.lerp_(now, 1 - decay_of_statistics(decay))
+        for kept, held in zip(self.module.buffers(), model.buffers(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(held, 1 - decay_of_statistics(decay))
             else:  # a count of batches has no mean
-                mean.copy_(now)
+                kept.copy_(held)
         self.n_averaged += 1
 
 
