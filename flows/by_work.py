@@ -12,6 +12,8 @@ def flow_for(request: BatchRequest) -> Flow[[BatchRequest], State[None]]:
     """The flow that does a request; each is named as its kind of work says."""
     from flows.batch import batch
     from flows.classify import classify
+    from flows.nodules import nodules
 
-    flows: dict[str, Flow[[BatchRequest], State[None]]] = {one.name: one for one in (batch, classify)}
+    every: tuple[Flow[[BatchRequest], State[None]], ...] = (batch, classify, nodules)
+    flows = {one.name: one for one in every}
     return flows[request.work.flow]

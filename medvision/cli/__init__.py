@@ -45,6 +45,10 @@ _COMMANDS = {
         "medvision.cli.batch:batch_images",
         "Classify every image of a manifest or folder, unattended, with a page of all.",
     ),
+    "batch-scans": (
+        "medvision.cli.batch:batch_scans",
+        "Search every chest CT of a manifest or folder for nodules, unattended, with a page of all.",
+    ),
     "benchmark": ("medvision.cli.benchmark:benchmark", "Measure speed against its limits on this machine."),
     "calibrate": (
         "medvision.cli.calibrate:calibrate",
@@ -74,9 +78,10 @@ _COMMANDS = {
         "Lesions scored by two models, from their heatmaps.",
     ),
     "models": ("medvision.cli.models:app", "List the models that can be named, show one, measure one."),
+    "nodules": ("medvision.cli.nodules:nodules", "Search chest CT for lung nodules; a page for each scan."),
     "pseudonyms": (
         "medvision.cli.batch:pseudonyms",
-        "Names for slides and images that say nothing about a patient.",
+        "Names for slides, images and scans that say nothing about a patient.",
     ),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
     "runs": ("medvision.cli.runs:app", "List the runs of an output folder, show one, check its results."),
@@ -86,7 +91,10 @@ _COMMANDS = {
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
     "study": ("medvision.cli.study:app", "Compare ways of training on the same images."),
-    "synthesize": ("medvision.cli.synthesize:app", "Write synthetic H&E slides with their truth."),
+    "synthesize": (
+        "medvision.cli.synthesize:app",
+        "Write synthetic H&E slides, or chest CT scans, with their truth.",
+    ),
     "taxonomy": (
         "medvision.cli.taxonomy:taxonomy",
         "Check a taxonomy, and partition it into training classes.",

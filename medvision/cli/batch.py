@@ -1,10 +1,11 @@
-"""`medvision batch`, `medvision batch-images`, `medvision pseudonyms`."""
+"""`medvision batch`, `medvision batch-images`, `medvision batch-scans`, `medvision pseudonyms`."""
 
 from __future__ import annotations
 
 import csv
 import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,8 @@ from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest, read_batch_config
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
-from medvision.pipelines.work import IMAGES, SLIDES, Work
+from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.work import IMAGES, SCANS, SLIDES, Work
 from medvision.report.format import visible
 from medvision.store.records import Record, SlideOutcome
 
@@ -46,6 +48,18 @@ class ImageParameters(ImageConfig):
     """The parameters of images as a command line gives them: the model may be named by a file instead."""
 
     model: _Weights = None  # type: ignore[assignment]
+
+
+_Detector = Annotated[
+    Path | None,
+    Field(description="Weights of a detector of nodules, with their contract (`medvision train nodules`)."),
+]
+
+
+class ScanParameters(NoduleConfig):
+    """The parameters of scans as a command line gives them: the detector may be named by a file instead."""
+
+    detector: _Detector = None  # type: ignore[assignment]
 
 
 def batch(
@@ -106,6 +120,36 @@ def batch_images(
     return _run(read_batch_config(images, out, config, given, IMAGES))
 
 
+def batch_scans(
+    scans: Path,
+    /,
+    *,
+    out: Path,
+    config: Path | None = None,
+    nodules: Annotated[ScanParameters, Parameter(name="*")] = ScanParameters(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Search every chest CT of a manifest or a folder for nodules, unattended: one verdict for each, and a page of all.
+
+    Example: medvision batch-scans scans/ --out results --detector detector.safetensors --reduction fpr.safetensors
+
+    Scans that are done already, from the same content, models and parameters, are kept. One that fails does not stop
+    the others. Exit status 0 only if every scan is done.
+
+    Parameters
+    ----------
+    scans
+        A manifest (CSV with the columns scan and path, and as you like label, patient), or a folder. A DICOM series
+        counts once.
+    out
+        Output folder; made when absent.
+    config
+        YAML file with the parameters below, by name; an option that is given takes the place of the file's.
+    """
+    given = chosen(nodules) | chosen(options)
+    return _run(read_batch_config(scans, out, config, given, SCANS))
+
+
 def chosen(parameters: Record) -> dict[str, Any]:
     """What was given on the command line, by name."""
     return {name: getattr(parameters, name) for name in parameters.model_fields_set}
@@ -124,7 +168,7 @@ def _run(request: BatchRequest) -> int:
     from medvision.report.index import INDEX_HTML
 
     try:
-        with batch_progress(print_outcome, work) as tell:
+        with batch_progress(partial(print_outcome, found=work.found), work) as tell:
             outcomes = run_batch(request, tell)
     except RunEndError as error:
         errors.print(f"medvision: error: {error}", markup=False, soft_wrap=True)
@@ -174,9 +218,10 @@ def pseudonyms(
     key: Path | None = None,
     new_key: Path | None = None,
     images: bool = False,
+    scans: bool = False,
     pattern: tuple[str, ...] | None = None,
 ) -> int:
-    """Say which pseudonym each slide or image of a manifest or folder has, or make a key for pseudonyms.
+    """Say which pseudonym each slide, image or scan of a manifest or folder has, or make a key for pseudonyms.
 
     Example: medvision pseudonyms --new-key key; medvision pseudonyms cohort.csv --key key
 
@@ -185,13 +230,15 @@ def pseudonyms(
     Parameters
     ----------
     slides
-        A manifest or a folder, as in `medvision batch`, or with --images as in `medvision batch-images`.
+        A manifest or a folder, as in `medvision batch`, `batch-images` or `batch-scans`.
     key
         File with the key.
     new_key
         Make a key in this file, which must not be there yet.
     images
         The files are images, as `medvision batch-images` takes them.
+    scans
+        The files are scans, as `medvision batch-scans` takes them.
     pattern
         File names to take from a folder. Default: as the batch does.
     """
@@ -207,7 +254,9 @@ def pseudonyms(
         return 0
     if key is None:
         raise UsageError("--key is missing: the file with the key that the pseudonyms were made with")
-    names, work = read_key(key), IMAGES if images else SLIDES
+    if images and scans:
+        raise UsageError("--images and --scans: the files are one of the two")
+    names, work = read_key(key), IMAGES if images else SCANS if scans else SLIDES
     rows = csv.writer(sys.stdout, lineterminator="\n")
     rows.writerow((f"{work.item}_id", "pseudonym"))
     found = identities(slides, pattern, work)

@@ -113,11 +113,11 @@ def batch_progress(
         yield listen
 
 
-def print_outcome(outcome: SlideOutcome) -> None:
-    """One line for one slide."""
+def print_outcome(outcome: SlideOutcome, found: str = "region") -> None:
+    """One line for one slide, image or scan; `found` is what its regions are called."""
     style = _STYLES.get(outcome.status, "red")
     score = "" if outcome.probability is None else f"  {_score(outcome, outcome.probability)}"
-    regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
+    regions = f", {outcome.regions} {found}{'s' * (outcome.regions != 1)}" if outcome.regions else ""
     reason = f"  {without_prefix(outcome.reason, outcome.slide)}" if outcome.reason else ""
     console.print(
         f"[{style}]{outcome.status:>11}[/]  [bold]{escape(visible(outcome.slide))}[/]{score}{regions}"
@@ -149,6 +149,12 @@ def print_made(label: str, path: Path) -> None:
 def print_check(run: str, check: Check) -> None:
     """One line for the state of a training. Scores of validation are losses with the sign turned."""
     score = "" if check.score is None else f"  validation loss {-check.score:.4f}"
+    console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
+
+
+def print_sensitivity(run: str, check: Check) -> None:
+    """One line for the state of a training whose score of validation is a sensitivity."""
+    score = "" if check.score is None else f"  validation sensitivity {check.score:.3f}"
     console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
 
 

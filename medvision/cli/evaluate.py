@@ -84,6 +84,128 @@ def camelyon17(*, predictions: Path, reference: Path, out: Path) -> int:
 
 
 @app.command
+def luna16(
+    *,
+    candidates: Path,
+    annotations: Path,
+    excluded: Path,
+    seriesuids: Path,
+    out: Path,
+    folds: Path | None = None,
+    diameters: tuple[float, ...] = (),
+    resamples: int = RESAMPLES,
+) -> int:
+    """LUNA16: sensitivity to lung nodules at 1/8 to 8 false positives per scan, and their mean, the CPM.
+
+    Example: medvision evaluate luna16 --candidates candidates.csv --annotations annotations.csv
+    --excluded annotations_excluded.csv --seriesuids seriesuids.csv --out scores
+
+    Parameters
+    ----------
+    candidates
+        CSV with the columns seriesuid,coordX,coordY,coordZ,probability (world mm), or a folder of such files, say one
+        per fold, which are pooled.
+    annotations
+        CSV with the columns seriesuid,coordX,coordY,coordZ,diameter_mm: the nodules to be found.
+    excluded
+        The same of findings that count neither way; a diameter of -1 or none stands for 10 mm.
+    seriesuids
+        CSV without header: the scans, those without nodule and without candidate included.
+    out
+        Folder for the scores as JSON, Markdown and CSV, the FROC plot and a page.
+    folds
+        CSV with the columns seriesuid,fold, or a folder with a folder of scans per fold (subset0 to subset9).
+    diameters
+        Limits in mm of the classes of diameter. Default: 6, 8 and 15.
+    resamples
+        Bootstrap draws of scans for the intervals; 0 for none.
+    """
+    from medvision.evaluations.luna16 import DIAMETERS_MM, evaluate
+    from medvision.evaluations.luna16_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    limits = diameters or DIAMETERS_MM
+    result = evaluate(candidates, annotations, excluded, seriesuids, folds, limits, resamples)
+    return _write(describe(result), out)
+
+
+@app.command
+def picai(
+    *,
+    predictions: Path,
+    out: Path,
+    reference: Path | None = None,
+    min_overlap: float = 0.1,
+    overlap: Literal["iou", "dice"] = "iou",
+    resamples: int = RESAMPLES,
+) -> int:
+    """PI-CAI: lesions in detection maps by average precision, and cases by AUROC, as picai_eval counts them.
+
+    Example: medvision evaluate picai --predictions maps --reference labels --out scores
+
+    Parameters
+    ----------
+    predictions
+        Folder of `CASE_detection_map.nii.gz` (or .nii, .npy): 0, and in each connected part one confidence.
+    reference
+        Folder of `CASE_label.nii.gz` or `CASE.nii.gz`; the same folder if not given.
+    out
+        Folder for the scores as JSON (one as picai_eval writes it) and Markdown, the curves and a page.
+    min_overlap
+        Least overlap of a candidate with a lesion that it finds.
+    overlap
+        Intersection over union, or Dice coefficient.
+    resamples
+        Bootstrap draws of cases for the intervals; 0 for none.
+    """
+    from medvision.evaluations.picai import evaluate
+    from medvision.evaluations.picai_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, reference, min_overlap, overlap, resamples)), out)
+
+
+@app.command
+def points(
+    *,
+    predictions: Path,
+    reference: Path,
+    out: Path,
+    radius: float = 1.0,
+    threshold: float | None = None,
+    matching: Literal["reference", "nearest"] = "reference",
+) -> int:
+    """Points within a radius of those of a reference, one to one: precision, recall and F1, as evalutils counts them.
+
+    Example: medvision evaluate points --predictions predictions.csv --reference reference.csv --radius 1 --out scores
+
+    Parameters
+    ----------
+    predictions
+        CSV with the columns x,y and, where there are any, z, image and score.
+    reference
+        CSV with the same columns.
+    out
+        Folder for the scores as JSON and Markdown, and a page.
+    radius
+        Greatest distance of a hit, in the unit of the files.
+    threshold
+        Only predictions with a score above it count.
+    matching
+        "reference" gives each point of the reference, in its order, the nearest prediction that is left, as evalutils
+        does; "nearest" takes the nearest pairs first.
+    """
+    from medvision.evaluations.points import evaluate
+    from medvision.evaluations.points_page import describe
+    from medvision.store.files import make_output
+
+    make_output(out)
+    return _write(describe(evaluate(predictions, reference, radius, threshold, matching)), out)
+
+
+@app.command
 def pathology(*, predictions: Path, out: Path, positive: str | None = None, bins: int = 15) -> int:
     """Patches: AUC with intervals, Brier score, calibration error, ROC and reliability curves.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -19,24 +20,40 @@ def info(
     /,
     *,
     slide_spacing: float | None = None,
+    volume_spacing: tuple[float, float, float] | None = None,
+    planes: Path | None = None,
     as_json: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
-    """Say what a file is: format, levels, spacing, size, reader, vendor, allow-listed metadata.
+    """Say what a file is: format, levels, spacing, size, orientation, reader, vendor, allow-listed metadata.
 
     Example: medvision info slide.svs --json
 
     Parameters
     ----------
     file
-        A slide or an image.
+        A slide, an image, or a volume: NIfTI, MetaImage, NRRD, or a DICOM series by its folder or one of its files.
     slide_spacing
         Level-0 µm/px, where the file states none or a wrong one.
+    volume_spacing
+        Millimetres between planes, rows and columns of a volume, where the file states none or wrong ones.
+    planes
+        Write a picture (PNG) of a volume's middle planes there: axial, coronal, sagittal.
     as_json
         Print JSON.
     """
     from medvision.sources.describe import describe, render_text
+    from medvision.sources.describe_volume import describe_volume
+    from medvision.sources.volume import open_volume
 
-    description = describe(file, slide_spacing)
+    if volume_spacing is None and planes is None:
+        description = describe(file, slide_spacing)
+    else:
+        from medvision.report.planes import three_planes
+
+        with contextlib.closing(open_volume(file, volume_spacing)) as volume:
+            description = describe_volume(volume)
+            if planes is not None:
+                three_planes(volume).save(planes, format="PNG")
     text = json.dumps(asdict(description), indent=2, default=str) if as_json else render_text(description)
     print(text)
     return 0

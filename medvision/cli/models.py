@@ -56,11 +56,19 @@ def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> i
     console.print(table("Models - research use only", columns, shown))
     console.print()
     networks = [
-        (name, entry.family, entry.task, f"medvision {entry.command}", entry.licence, entry.paper)
+        (
+            name,
+            entry.family,
+            entry.task,
+            "" if entry.parameters is None else f"{entry.parameters / 1e6:.2f} M",
+            f"medvision {entry.command}" if entry.command else "the library",
+            entry.licence,
+            entry.paper,
+        )
         for name, entry in list_architectures().items()
     ]
-    heads = ("name", "family", "judges", "trained by", "licence", "paper")
-    console.print(table("Networks to train on feature tables", heads, networks))
+    heads = ("name", "family", "judges", "parameters", "trained by", "licence", "paper")
+    console.print(table("Networks to train", heads, networks))
     console.print()
     console.print("Any torchvision or timm classifier works with local weights:")
     console.print("  --model resnet50 --weights FILE --classes normal,tumor --spacing 0.5", soft_wrap=True)

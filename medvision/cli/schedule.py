@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from medvision.cli.batch import ImageParameters, chosen
+from medvision.cli.batch import ImageParameters, ScanParameters, chosen
 from medvision.cli.console import console, print_note, table
 from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
+from medvision.pipelines.nodule_config import NoduleConfig
 from medvision.training.config_file import read_yaml_config, validated
 
 if TYPE_CHECKING:
@@ -131,6 +132,54 @@ def create_images(
     )
     request = validated({"images": images, "out": out, "classify": content, "options": options}, BatchRequest)
     return _create(name, request, _when(cron, timezone, watch, settle), pool, home)
+
+
+@app.command
+def create_scans(
+    name: str,
+    scans: Path,
+    /,
+    *,
+    out: Path,
+    cron: str,
+    timezone: str | None = None,
+    config: Path | None = None,
+    pool: str | None = None,
+    home: Home = DEFAULT_HOME,
+    nodules: Annotated[ScanParameters, Parameter(name="*")] = ScanParameters(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Make a schedule that searches chest CT scans for nodules, at the times of --cron.
+
+    A series arrives file by file, so that nobody can tell when it is whole: folders of scans are not watched.
+
+    Example: medvision schedule create-scans ct /pacs --out results --detector detector.safetensors --cron "0 22 * * *"
+
+    Parameters
+    ----------
+    name
+        Letters, digits, hyphens and underscores. It is shown by Prefect: no name of a patient.
+    scans
+        A manifest (scan,path,...) or a folder.
+    out
+        Output folder.
+    cron
+        Minute, hour, day of the month, month, day of the week: "0 20 * * *" is every evening at eight.
+    timezone
+        Whose clocks --cron goes by, such as Europe/Oslo. Default: this machine's.
+    config
+        YAML file of the parameters of scans, by the names of the options; an option given here comes first.
+    pool
+        Work pool of Prefect whose workers run the batches, in place of 'medvision schedule serve'.
+    home
+        The server's folder.
+    """
+    given = chosen(nodules)
+    content = (
+        validated(given, NoduleConfig) if config is None else read_yaml_config(config, NoduleConfig, **given)
+    )
+    request = validated({"scans": scans, "out": out, "nodules": content, "options": options}, BatchRequest)
+    return _create(name, request, _timed(cron, timezone, None), pool, home)
 
 
 def _when(cron: str | None, timezone: str | None, watch: bool, settle: float | None) -> Cron | Watch:

@@ -57,7 +57,7 @@ def taxonomy(file: Path, /, *, counts: Path | None = None, max_size: int = 1000)
 def _images(path: Path, read: Taxonomy) -> dict[str, int]:
     """Images by label, added up over the rows of a table."""
     from medvision.core.errors import UsageError
-    from medvision.evaluations.tables import read_table
+    from medvision.store.tables import read_table
 
     table = read_table(path, ("label",), ("images",))
     images: dict[str, int] = {}

@@ -71,6 +71,16 @@ app.command(
 )
 
 app.command(
+    "medvision.cli.train_nodules:nodules",
+    name="nodules",
+    help="Train a detector of candidates for lung nodules on CT scans.",
+)
+app.command(
+    "medvision.cli.train_nodules:nodule_fpr",
+    name="nodule-fpr",
+    help="Train a 3-D network that tells nodules from other candidates.",
+)
+app.command(
     "medvision.cli.train_classify:classify",
     name="classify",
     help="Train a classifier of images, such as OCT scans, chest X-rays or photographs of the skin.",

@@ -168,27 +168,39 @@ def _probe(model: PatchModel) -> torch.Tensor:
     """Two windows of smooth colour with some grain, always the same: the range of stained tissue, not of noise."""
     random = torch.Generator().manual_seed(0)
     channels = len(model.normalisation.mean)
+    ends = model.normalisation
     coarse = torch.rand((2, channels, *(max(2, side // 16) for side in model.window)), generator=random)
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(model.window)]
     smooth = nn.functional.interpolate(coarse, size=model.window, mode=mode)
     grain = torch.rand(smooth.shape, generator=random)
-    return (90 + 130 * smooth + 30 * grain).to(torch.uint8).movedim(1, -1).contiguous()
+    values = 90 + 130 * smooth + 30 * grain
+    if ends.window is not None:  # the same picture within the window, in whole values as scans have them
+        values = ends.low + values * ((ends.high - ends.low) / 255)
+        values = values.round() if ends.high - ends.low > 2 else values
+    return values.to(windows_type(model)).movedim(1, -1).contiguous()
+
+
+def windows_type(model: PatchModel) -> torch.dtype:
+    """What a graph that is exported takes: bytes, or float32 where values have a window of their own."""
+    return torch.uint8 if model.normalisation.window is None else torch.float32
 
 
 class Windows(nn.Module):
-    """A network that takes uint8 windows `(n, *window, channels)`: normalisation, then the network itself."""
+    """A network that takes windows `(n, *window, channels)` as read: normalisation, then the network itself."""
 
     def __init__(self, model: PatchModel, net: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.net = net
         self.dtype = dtype
+        self.window = model.normalisation.window
         scale, shift = model.normalisation.rows(model.window[-1])
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 
     def forward(self, batch: torch.Tensor) -> object:
         """What the network returns."""
-        return self.net(normalise(batch, self.scale, self.shift).to(self.dtype))  # type: ignore[arg-type]
+        values = normalise(batch, self.scale, self.shift, self.window)  # type: ignore[arg-type]
+        return self.net(values.to(self.dtype))
 
 
 @BACKENDS.register("eager")

@@ -17,26 +17,53 @@ OutputKind = Literal["scores", "vector", "image", "objects", "array"]
 
 @dataclass(frozen=True, slots=True)
 class Normalisation:
-    """`(value / 255 - mean) / std`, per channel, on values in 0..255."""
+    """`(v - mean) / std` per channel, where v is the value's place between `low` (0) and `high` (1).
+
+    Bytes run from 0 to 255. Of other values `low` and `high` are a window, such as -1000 to 400 HU for lungs: what lies
+    outside is cut to its ends first.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    low: float = 0.0
+    high: float = 255.0
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"a window from {self.low} to {self.high} is empty")
+
+    @property
+    def window(self) -> tuple[float, float] | None:
+        """Ends to which values are cut; None for bytes, which cannot lie outside."""
+        return None if (self.low, self.high) == (0, 255) else (self.low, self.high)
 
     def rows(self, columns: int, device: torch.device | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift, float32 `(columns * channels,)`: the normalised row is `row * scale + shift`."""
-        scale = torch.tensor([1 / (255 * s) for s in self.std], dtype=torch.float32)
-        shift = torch.tensor([-m / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32)
+        width, low = self.high - self.low, self.low / (self.high - self.low)
+        scale = torch.tensor([1 / (width * s) for s in self.std], dtype=torch.float32)
+        shift = torch.tensor(
+            [(-m - low) / s for m, s in zip(self.mean, self.std, strict=True)], dtype=torch.float32
+        )
         return scale.repeat(columns).to(device), shift.repeat(columns).to(device)
 
 
-def normalise(batch: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Float32 `(n, channels, *window)` from uint8 `(n, *window, channels)`, by one multiplication and addition a value.
+def normalise(
+    batch: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    window: tuple[float, float] | None = None,
+) -> torch.Tensor:
+    """Float32 `(n, channels, *window)` from `(n, *window, channels)`, by one multiplication and addition a value.
+
+    With `window`, values are cut to its ends before (`Normalisation.window`).
 
     The memory stays in the order of the batch, channels last, which is the order that convolutions compute in fastest.
     `scale` and `shift` hold one value per column and channel (`Normalisation.rows`): whole rows are long enough to be
     computed by vector instructions, three channels are not.
     """
     rows = batch.reshape(batch.shape[0], -1, scale.shape[0]).float()
+    if window is not None:
+        rows = rows.clamp(*window)
     values = torch.addcmul(shift, rows, scale).reshape(batch.shape)
     axes = batch.ndim
     return values.permute(0, axes - 1, *range(1, axes - 1))
@@ -53,14 +80,15 @@ class Normaliser:
         self, normalisation: Normalisation, columns: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._scale, self._shift = normalisation.rows(columns, device)
+        self._window = normalisation.window
         self._dtype = dtype
         self._kept = torch.empty(0)
         self._cast = torch.empty(0, dtype=dtype)
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """`(n, channels, *window)` in the wanted type from uint8 `(n, *window, channels)` on the device."""
+        """`(n, channels, *window)` in the wanted type from `(n, *window, channels)` on the device."""
         if batch.device.type != "cpu":
-            return normalise(batch, self._scale, self._shift).to(self._dtype)
+            return normalise(batch, self._scale, self._shift, self._window).to(self._dtype)
         if self._kept.numel() < batch.numel():
             with torch.inference_mode(False):  # so that it may be written to outside that mode as well
                 self._kept = torch.empty(batch.numel())
@@ -68,6 +96,8 @@ class Normaliser:
                     self._cast = torch.empty(batch.numel(), dtype=self._dtype)
         rows = self._kept[: batch.numel()].view(batch.shape[0], -1, self._scale.shape[0])
         rows.copy_(batch.reshape(rows.shape))
+        if self._window is not None:
+            rows.clamp_(*self._window)
         torch.addcmul(self._shift, rows, self._scale, out=rows)
         if self._dtype != torch.float32:
             rows = self._cast[: batch.numel()].view(rows.shape).copy_(rows)
@@ -84,7 +114,8 @@ class Normaliser:
 class PatchModel:
     """A network and what it expects: n windows in, n outputs out, in the same order.
 
-    `window` is in pixels at `spacing`, array order. `net` takes float `(n, channels, *window)` after
+    `window` is in pixels at `spacing`, array order. Windows come in the type of their source: bytes of slides, or what
+    `normalisation` has a window for, as int16 Hounsfield units. `net` takes float `(n, channels, *window)` after
     `normalisation` and returns `(n, ...)`. `activation` turns what it returns into outputs: probabilities for
     `output == "scores"`, one column per entry of `columns`. `digest` is the SHA-256 of the weights and of this
     contract, so that results know what made them. `precisions` are the ones in which the catalogue allows it to run.
@@ -118,11 +149,11 @@ class PatchModel:
         return (*self.classes, *self.extras)
 
     def prepare(self, batch: torch.Tensor) -> torch.Tensor:
-        """Normalise a uint8 batch `(n, *window, channels)`, on the device already, to `(n, channels, *window)`."""
+        """Normalise a batch `(n, *window, channels)`, on the device already, to `(n, channels, *window)`."""
         scale, shift = self.normalisation.rows(self.window[-1], batch.device)
-        return normalise(batch, scale, shift)
+        return normalise(batch, scale, shift, self.normalisation.window)
 
     def __call__(self, batch: torch.Tensor) -> ModelOutputs:
-        """Outputs `(n, ...)`, or one dictionary per window, for a uint8 batch `(n, *window, channels)`."""
+        """Outputs `(n, ...)`, or one dictionary per window, for a batch `(n, *window, channels)`."""
         raw = self.net(self.prepare(batch))
         return self.activation(raw.float() if isinstance(raw, torch.Tensor) else raw)

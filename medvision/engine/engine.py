@@ -1,8 +1,8 @@
 """The patch engine: the only inference loop.
 
-Reader threads fill preallocated uint8 batches ahead of the device; the device converts, normalises and runs the model;
-outputs go to the job's sink. Memory is bounded by the number of buffers, whatever the source's size. Results do not
-depend on the number of readers, nor on the order in which windows arrive.
+Reader threads fill preallocated batches, of the source's type, ahead of the device; the device converts, normalises and
+runs the model; outputs go to the job's sink. Memory is bounded by the number of buffers, whatever the source's
+size. Results do not depend on the number of readers, nor on the order in which windows arrive.
 """
 
 from __future__ import annotations
@@ -30,10 +30,16 @@ from medvision.engine.contract import ModelOutputs, PatchModel
 from medvision.engine.device import Precision, is_out_of_memory, resolve_device
 from medvision.engine.plan import Int64Array, TilePlan
 from medvision.engine.sinks import Outputs, Sink, Windows
-from medvision.sources.base import Source
+from medvision.sources.base import UINT8, Source, Values
 from medvision.sources.resample import Reading
 
 R = TypeVar("R")
+
+_TYPES = {
+    UINT8: torch.uint8,
+    np.dtype(np.int16): torch.int16,
+    np.dtype(np.float32): torch.float32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +240,7 @@ class PatchEngine:
     ) -> Iterator[list[tuple[_Progress, Int64Array]]]:
         """Groups of at most a batch of windows, in storage order, with the jobs they belong to."""
         size = self.settings.batch_size
+        kind: object = None
         held: list[tuple[_Progress, Int64Array]] = []
         for job in jobs:
             _check(job.plan, job.source, runner.model)
@@ -246,9 +253,10 @@ class PatchEngine:
                     yield [(progress, group)]
                     continue
                 room = size - sum(len(indices) for _, indices in held)
-                if len(group) > room:
+                if held and (len(group) > room or job.source.dtype != kind):
                     yield held
                     held = []
+                kind = job.source.dtype
                 held.append((progress, group))
         if held:
             yield held
@@ -269,7 +277,7 @@ class PatchEngine:
         again = np.array(sorted(unread), np.int64)
         left = groups[done:] + [again[k : k + size] for k in range(0, len(again), size)]
         spacing = job.plan.spacing
-        reading = None if spacing is None or not left else Reading.of(job.source, spacing.mean)
+        reading = None if spacing is None or not left else Reading.of(job.source, spacing)
         started = time.perf_counter()
         return _Progress(job, checkpoint, len(left), done, resumed, started, set(unread), reading), left
 
@@ -280,11 +288,11 @@ class PatchEngine:
         parts: list[tuple[_Progress, Int64Array]],
         model: PatchModel,
     ) -> _Batch:
-        channels = parts[0][0].job.source.channels
-        shape = (self.settings.batch_size, *model.window, channels)
-        fits = [k for k, spare in enumerate(buffers) if spare.shape == shape]
+        source = parts[0][0].job.source
+        shape, dtype = (self.settings.batch_size, *model.window, source.channels), _TYPES[source.dtype]
+        fits = [k for k, spare in enumerate(buffers) if (spare.shape, spare.dtype) == (shape, dtype)]
         pinned = self.device.type == "cuda"
-        buffer = buffers.pop(fits[0]) if fits else torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        buffer = buffers.pop(fits[0]) if fits else torch.empty(shape, dtype=dtype, pin_memory=pinned)
         pixels = buffer.numpy()
         items = [(p, box) for p, indices in parts for box in p.job.plan.boxes[indices].tolist()]
         for progress, (first, last) in items:
@@ -366,7 +374,7 @@ class PatchEngine:
 
 
 def _fill(
-    pixels: npt.NDArray[np.uint8],
+    pixels: Values,
     readable: npt.NDArray[np.bool_],
     items: list[tuple[_Progress, list[list[int]]]],
     start: int,
@@ -394,12 +402,18 @@ def _check(plan: TilePlan, source: Source, model: PatchModel) -> None:
             f"the plan's window {plan.window} is not the window of {model.name!r}: {model.window}"
         )
     if plan.spacing is not None and model.spacing is not None:
-        ratio = plan.spacing.mean / model.spacing.mean
-        if plan.spacing.unit != model.spacing.unit or not 0.98 < ratio < 1.02:
+        # A plan has the model's number of axes, its window's, or was refused above.
+        ratios = [a / b for a, b in zip(plan.spacing.values, model.spacing.values, strict=False)]
+        if plan.spacing.unit != model.spacing.unit or not all(0.98 < ratio < 1.02 for ratio in ratios):
             raise UsageError(f"the plan is at {plan.spacing}, but {model.name!r} wants {model.spacing}")
     channels = len(model.normalisation.mean)
     if source.channels != channels:
         raise UsageError(f"{source.path}: {source.channels} channels, but {model.name!r} wants {channels}")
+    if model.normalisation.window is None and source.dtype != UINT8:
+        raise UsageError(
+            f"{source.path}: values are {source.dtype.name}, but {model.name!r} takes bytes; its normalisation needs a "
+            "window, such as -1000 to 400 HU"
+        )
 
 
 def _windows(plan: TilePlan, indices: Int64Array) -> Windows:

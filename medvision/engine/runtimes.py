@@ -50,6 +50,8 @@ def openvino_raw(model: PatchModel, device: torch.device, precision: Precision) 
         import openvino
     except ImportError as error:
         raise _absent("openvino", "openvino") from error
+    from medvision.engine.backends import windows_type
+
     core = openvino.Core()
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     options = {
@@ -69,9 +71,10 @@ def openvino_raw(model: PatchModel, device: torch.device, precision: Precision) 
     if precision == "bfloat16" and compiled.get_property("INFERENCE_PRECISION_HINT") != openvino.Type.bf16:
         raise UsageError("backend 'openvino' cannot compute in bfloat16 on this processor; pass float32")
     request = compiled.create_infer_request()
+    taken = windows_type(model)
 
     def run(batch: torch.Tensor) -> torch.Tensor:
-        found = request.infer({0: batch.contiguous().numpy()}, share_inputs=True)
+        found = request.infer({0: batch.to(taken).contiguous().numpy()}, share_inputs=True)
         return torch.from_numpy(found[0])
 
     return run
@@ -87,6 +90,8 @@ def onnxruntime_raw(model: PatchModel, device: torch.device, precision: Precisio
     _require_cpu("onnxruntime", device)
     if precision != "float32":
         raise UsageError(f"backend 'onnxruntime' computes in float32 only, not in {precision}")
+    from medvision.engine.backends import windows_type
+
     try:
         import onnxruntime
     except ImportError as error:
@@ -103,18 +108,21 @@ def onnxruntime_raw(model: PatchModel, device: torch.device, precision: Precisio
     except RuntimeError as error:
         raise _inconvertible("onnxruntime", model, error) from error
 
+    taken = windows_type(model)
+
     def run(batch: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(session.run(None, {"windows": batch.contiguous().numpy()})[0])
+        windows = batch.to(taken).contiguous().numpy()
+        return torch.from_numpy(session.run(None, {"windows": windows})[0])
 
     return run
 
 
 def _exported(backend: str, model: PatchModel) -> bytes:
-    """ONNX of the folded network with its normalisation: uint8 `(n, *window, channels)` in, what it returns out."""
-    from medvision.engine.backends import fused_module
+    """ONNX of the folded network with its normalisation: `(n, *window, channels)` in, what it returns out."""
+    from medvision.engine.backends import fused_module, windows_type
 
     module = fused_module(model, torch.device("cpu"), "float32")
-    example = torch.zeros((2, *model.window, len(model.normalisation.mean)), dtype=torch.uint8)
+    example = torch.zeros((2, *model.window, len(model.normalisation.mean)), dtype=windows_type(model))
     file = io.BytesIO()
     try:
         with warnings.catch_warnings(), _export_log_off(), torch.inference_mode():

@@ -286,7 +286,7 @@ class ObjectSink:
         state = self.state()
         boxes = state["boxes"].astype(np.float64)
         scores, labels = state["scores"].astype(np.float32), state["labels"].astype(np.int64)
-        flat = boxes.reshape(len(boxes), -1)
+        flat = boxes.reshape(len(boxes), 2 * len(self._plan.extent))
         keys = [flat[:, k] for k in reversed(range(flat.shape[1]))]
         order = np.lexsort((*keys, -scores.astype(np.float64)))
         return Found(boxes[order], scores[order], labels[order])

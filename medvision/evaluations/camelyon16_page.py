@@ -10,7 +10,7 @@ import numpy as np
 
 from medvision.evaluations.camelyon16 import PUBLISHED, Camelyon16Result
 from medvision.evaluations.page import NONE, EvaluationPage, PageTable, Row, interval_text, number
-from medvision.report.plots import BLUE, GRID, PALE_BLUE, Plot, draw
+from medvision.report.plots import Plot, draw, paint_froc, rate_text
 from medvision.store.records import EvaluationRecord, ScoreRecord
 
 if TYPE_CHECKING:
@@ -109,30 +109,10 @@ def draw_froc(result: Camelyon16Result) -> Plot:
     """The curve: sensitivity against false positives per slide, which are on a logarithmic axis."""
     curve = result.froc
 
+    interval = f" ({interval_text(curve.interval)})" if curve.interval else ""
+
     def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        first, last = curve.rates[0] / 2, curve.rates[-1] * 1.4
-        inner = np.geomspace(first, last, 400)
-        axes.plot(
-            inner, np.interp(inner, curve.false_positives, curve.sensitivity), color=BLUE, linewidth=1.8
-        )
-        intervals = curve.intervals or [(s, s) for s in curve.sensitivities]
-        low = [max(0.0, s - a) for s, (a, _) in zip(curve.sensitivities, intervals, strict=True)]
-        high = [max(0.0, b - s) for s, (_, b) in zip(curve.sensitivities, intervals, strict=True)]
-        axes.errorbar(
-            curve.rates, curve.sensitivities, yerr=[low, high], fmt="o", color=BLUE, markersize=5,
-            ecolor=PALE_BLUE, elinewidth=1.2, capsize=3, clip_on=False, zorder=3,
-        )  # fmt: skip
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(first, last)
-        axes.set_ylim(0, 1.0)
-        axes.set_xticks(curve.rates, [_rate(rate) for rate in curve.rates])
-        axes.minorticks_off()
-        axes.set_xlabel("mean number of false positives per slide")
-        axes.set_ylabel("lesion sensitivity")
-        interval = f" ({interval_text(curve.interval)})" if curve.interval else ""
-        axes.set_title(f"Lesion FROC {curve.score:.3f}{interval}", loc="left", fontsize=11)
-        axes.grid(color=GRID, linewidth=0.6)
+        paint_froc(figure.add_subplot(), curve, "lesion", "slide", f"Lesion FROC {curve.score:.3f}{interval}")
 
     alt = "Curve of lesion sensitivity against false positives per slide; the figures are in the table"
     return draw("froc", alt, (6, 4.2), paint)
@@ -148,7 +128,7 @@ def _rows(result: Camelyon16Result) -> tuple[Row, ...]:
     intervals = result.froc.intervals or [None] * len(result.froc.rates)
     read = zip(result.froc.rates, result.froc.sensitivities, intervals, strict=True)
     rows += [
-        Row(f"at {_rate(rate)} FP per slide", number(value), interval_text(interval))
+        Row(f"at {rate_text(rate)} FP per slide", number(value), interval_text(interval))
         for rate, value, interval in read
     ]
     return tuple(rows)
@@ -177,10 +157,6 @@ def _slides(result: Camelyon16Result) -> PageTable:
         for slide in result.slides
     )
     return PageTable("Slides", head, rows, words=2)
-
-
-def _rate(rate: float) -> str:
-    return {0.25: "1/4", 0.5: "1/2"}.get(rate, f"{rate:g}")
 
 
 def _counts(result: Camelyon16Result) -> str:

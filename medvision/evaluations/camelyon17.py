@@ -17,9 +17,9 @@ import numpy.typing as npt
 from medvision.core.errors import UsageError
 from medvision.core.results import Score
 from medvision.evaluations.base import Evaluation, Published, register
-from medvision.evaluations.tables import read_table
 from medvision.metrics.agreement import confusion, quadratic_kappa
 from medvision.metrics.ranking import bootstrap_interval
+from medvision.store.tables import read_table
 
 Counts = npt.NDArray[np.int64]
 

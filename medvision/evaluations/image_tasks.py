@@ -23,10 +23,10 @@ from medvision.evaluations.image_results import (
     Wanted,
     measure,
 )
-from medvision.evaluations.tables import read_number, read_table
 from medvision.metrics.agreement import confusion_counts
 from medvision.metrics.classes import accuracy, sensitivities
 from medvision.metrics.ranking import RocCurve, roc_auc, roc_curve, sensitivity_at
+from medvision.store.tables import read_number, read_table
 
 
 def judge(

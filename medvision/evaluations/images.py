@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UsageError
-from medvision.evaluations.tables import CsvTable, read_number, read_table
+from medvision.store.tables import CsvTable, read_number, read_table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

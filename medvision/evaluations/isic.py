@@ -21,8 +21,8 @@ from medvision.evaluations.images import (
     read_predictions,
     read_truth,
 )
-from medvision.evaluations.tables import read_number
 from medvision.metrics.ranking import roc_auc
+from medvision.store.tables import read_number
 
 KEYS = ("image", "image_id", "id")
 TASKS_2017 = {

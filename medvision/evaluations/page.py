@@ -48,7 +48,8 @@ class EvaluationPage:
     """Everything that is written about one evaluation.
 
     `name` is the stem of its files. `columns` maps the names of published figures to the heads of the table of
-    comparison, and `ours` the same names to our values as text. `data` is what the JSON holds.
+    comparison, and `ours` the same names to our values as text. `data` is what the JSON holds, `files` are further
+    files by name.
     """
 
     name: str
@@ -65,10 +66,12 @@ class EvaluationPage:
     columns: Mapping[str, str] = field(default_factory=dict)
     ours: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write_page(page: EvaluationPage, out: Path) -> dict[str, Path]:
-    """Write NAME.json, NAME.md, NAME.html and each plot as PNG and SVG into `out`; returns their paths by file name.
+    """Write NAME.json, NAME.md, NAME.html, each plot as PNG and SVG, and further files into `out`; returns their paths
+    by file name.
 
     `out` is made if absent; equal pages give equal bytes.
 
@@ -86,6 +89,7 @@ def write_page(page: EvaluationPage, out: Path) -> dict[str, Path]:
     files = {f"{page.name}.json": text.encode(), f"{page.name}.md": markdown(page).encode()}
     for plot in page.plots:
         files |= {f"{plot.name}.png": plot.png, f"{plot.name}.svg": plot.svg}
+    files |= page.files
     files[f"{page.name}.html"] = html(page)
     for name, data in files.items():
         atomic_write(out / name, data)

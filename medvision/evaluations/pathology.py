@@ -11,7 +11,6 @@ import numpy.typing as npt
 from medvision.core.errors import UsageError
 from medvision.core.results import Score
 from medvision.evaluations.base import Evaluation, Published, register
-from medvision.evaluations.tables import read_number, read_table
 from medvision.evaluations.truth import LABELS
 from medvision.metrics.calibration import (
     Reliability,
@@ -28,6 +27,7 @@ from medvision.metrics.ranking import (
     roc_auc,
     roc_curve,
 )
+from medvision.store.tables import read_number, read_table
 
 PUBLISHED = (
     Published("GDensenet, Veeling et al. 2018", {"auc": 0.963, "accuracy": 0.898}, "arXiv:1806.03962"),

@@ -1,11 +1,12 @@
 """Free-response ROC: sensitivity to lesions against false positives per case, and matching of points.
 
 `protocol="official"` repeats the published CAMELYON16 evaluation to the bit, quirks included; `"corrected"` leaves the
-quirks out. `docs/evaluate.md` lists them.
+quirks out; `"luna16"` repeats the published evaluation of LUNA16. `docs/evaluate.md` lists what they do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -17,10 +18,13 @@ from scipy.spatial import cKDTree
 from medvision.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
-Protocol = Literal["official", "corrected"]
+Indices = npt.NDArray[np.intp]
+Protocol = Literal["official", "corrected", "luna16"]
 
 CAMELYON_RATES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 """False positives per slide at which CAMELYON16 reads the curve."""
+LUNA16_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False positives per scan at which LUNA16 reads the curve; the mean sensitivity is its CPM."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +42,22 @@ class CaseHits:
 
 
 @dataclass(frozen=True, eq=False)
+class FrocBand:
+    """Sensitivity at `false_positives` per case over all bootstrap draws: mean, and bounds that hold 95% of them."""
+
+    false_positives: Floats
+    mean: Floats
+    low: Floats
+    high: Floats
+
+
+@dataclass(frozen=True, eq=False)
 class Froc:
     """A FROC curve, what was read from it, and percentile bootstrap intervals (95%) over cases.
 
-    `false_positives` per case rise from 0; `thresholds[i]` gives point i, the first is inf. `intervals` and `interval`
-    are None where none was asked for, or where over a third of the resamples hold no lesion.
+    `false_positives` per case rise from 0; `thresholds[i]` gives point i, the first is inf. `intervals`, `interval` and
+    `band` are None where none was asked for, or where over a third of the resamples hold no lesion. `means` are the
+    means of the sensitivities over the draws.
     """
 
     protocol: Protocol
@@ -57,6 +72,8 @@ class Froc:
     cases: int
     lesions: int
     ignored: int
+    means: tuple[float, ...] | None = None
+    band: FrocBand | None = None
 
 
 def froc(
@@ -65,6 +82,7 @@ def froc(
     rates: tuple[float, ...] = CAMELYON_RATES,
     resamples: int = 1000,
     seed: int = 0,
+    band: Sequence[float] = (),
 ) -> Froc:
     """FROC curve over cases; its score is the mean of the sensitivities, linearly interpolated, at `rates`.
 
@@ -72,21 +90,35 @@ def froc(
         cases: one entry per case, those without any detection included: their number divides the false positives.
         protocol: "official" drops the lowest of all thresholds, takes a lesion without hit for one hit at probability
             0 (so a hit at 0 is none), and keeps hits in single but false positives in double precision; "corrected"
-            does none of this.
+            does none of this and takes any finite numbers; so does "luna16", but it rounds as the script of LUNA16
+            does, and bounds intervals by one draw each instead of interpolating between two.
         rates: false positives per case.
         resamples: bootstrap draws of whole cases; 0 for no interval.
         seed: equal seeds give equal intervals.
+        band: further false positives per case at which the draws are read.
 
     Raises:
-        UsageError: if the protocol is unknown, there is no case or no lesion that counts, or a probability is not in
-            [0, 1].
+        UsageError: if the protocol is unknown, there is no case or no lesion that counts, or a probability is not
+            finite, for "official" not in [0, 1].
     """
     if protocol not in get_args(Protocol):
         raise UsageError(f"no FROC protocol {protocol!r}; known: {', '.join(get_args(Protocol))}")
-    _check(cases)
-    thresholds, false_positives, sensitivity = _curve(cases, protocol)
+    _check(cases, protocol)
+    pool = _pool(cases, protocol)
+    thresholds, false_positives, sensitivity = _curve(pool, protocol, np.ones(len(cases), dtype=np.intp))
     read = _read(false_positives, sensitivity, rates)
-    intervals, interval = _bootstrap(cases, protocol, rates, resamples, seed)
+    draws = _draw(pool, protocol, (*rates, *band), resamples, seed)
+    intervals, interval, means, spread = None, None, None, None
+    if draws is not None:
+        at = draws[:, : len(rates)]
+        low, high = _bounds(at, protocol)
+        intervals = tuple(zip(low.tolist(), high.tolist(), strict=True))
+        lowest, highest = _bounds(at.mean(axis=1), protocol)
+        interval = float(lowest), float(highest)
+        means = tuple(at.mean(axis=0).tolist())
+        if len(band):
+            rest = draws[:, len(rates) :]
+            spread = FrocBand(np.asarray(band, dtype=np.float64), rest.mean(axis=0), *_bounds(rest, protocol))
     return Froc(
         protocol,
         thresholds,
@@ -100,6 +132,8 @@ def froc(
         len(cases),
         sum(len(c.lesions) for c in cases),
         sum(c.ignored for c in cases),
+        means,
+        spread,
     )
 
 
@@ -112,19 +146,27 @@ class PointMatches:
     false_negatives: npt.NDArray[np.int64]
 
 
-def match_points(predictions: Floats, reference: Floats, radius: float) -> PointMatches:
-    """Match points one to one within `radius` (inclusive), nearest pairs first.
+def match_points(
+    predictions: Floats,
+    reference: Floats,
+    radius: float,
+    order: Literal["nearest", "reference"] = "nearest",
+) -> PointMatches:
+    """Match points one to one within `radius` (inclusive).
 
     Args:
         predictions: (n, axes).
         reference: (m, axes), in the same unit.
         radius: in that unit.
+        order: "nearest" takes the nearest pairs first; "reference" goes through the reference as it is listed and gives
+            each point the nearest prediction that is left, as evalutils does.
     """
     taken: tuple[set[int], set[int]] = set(), set()
     pairs = []
     if len(predictions) and len(reference):
         near = cKDTree(predictions).sparse_distance_matrix(cKDTree(reference), radius, output_type="ndarray")
-        for i, j, _ in sorted(near.tolist(), key=lambda pair: (pair[2], pair[0], pair[1])):
+        listed = order == "reference"
+        for i, j, _ in sorted(near.tolist(), key=lambda pair: (pair[1] if listed else 0, pair[2], *pair[:2])):
             if i not in taken[0] and j not in taken[1]:
                 pairs.append((i, j))
                 taken[0].add(i)
@@ -136,57 +178,116 @@ def match_points(predictions: Floats, reference: Floats, radius: float) -> Point
     )
 
 
-def _check(cases: Sequence[CaseHits]) -> None:
+def _check(cases: Sequence[CaseHits], protocol: Protocol) -> None:
     if sum(len(c.lesions) for c in cases) == 0:
         raise UsageError(f"FROC needs a lesion; {len(cases)} cases hold none that counts")
     for one in cases:
         given = np.concatenate([one.lesions[~np.isnan(one.lesions)], one.false_positives])
-        if not ((given >= 0) & (given <= 1)).all():
+        if not np.isfinite(given).all():
+            raise UsageError(f"case {one.case!r}: probabilities must be finite; got {given.tolist()[:5]}")
+        if protocol == "official" and not ((given >= 0) & (given <= 1)).all():
             raise UsageError(
                 f"case {one.case!r}: probabilities must lie in [0, 1]; got {given.min()} to {given.max()}"
             )
 
 
-def _curve(cases: Sequence[CaseHits], protocol: Protocol) -> tuple[Floats, Floats, Floats]:
-    """Thresholds, false positives per case and sensitivity, from no detection to all that the protocol counts."""
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """All cases together: falling thresholds, and for each hit and false positive its case and the first threshold at
+    which it counts. `missed` and `ignored` lesions are counted by case.
+    """
+
+    thresholds: Floats
+    hit_level: Indices
+    hit_case: Indices
+    false_level: Indices
+    false_case: Indices
+    missed: Indices
+    ignored: Indices
+
+    @property
+    def cases(self) -> int:
+        return len(self.missed)
+
+
+def _pool(cases: Sequence[CaseHits], protocol: Protocol) -> _Pool:
+    numbers = np.arange(len(cases))
     lesions = np.concatenate([c.lesions for c in cases])
-    false = np.sort(np.concatenate([c.false_positives for c in cases]))
+    lesion_case = np.repeat(numbers, [len(c.lesions) for c in cases])
+    hit = ~np.isnan(lesions)
+    missed = np.bincount(lesion_case[~hit], minlength=len(cases))
+    ignored = np.array([c.ignored for c in cases], dtype=np.intp)
+    hits: npt.NDArray[np.floating] = lesions[hit]
+    false = np.concatenate([c.false_positives for c in cases])
+    zero = []
     if protocol == "official":
         # The published script keeps an array of zeros, one per lesion (ignored ones too), in single precision, and
-        # raises entries to the best hit. The zeros take part in the list of thresholds, whose lowest it then skips.
-        hits: npt.NDArray[np.floating] = np.sort(np.nan_to_num(lesions, nan=0.0).astype(np.float32))
-        zero = [0.0] if any(c.ignored for c in cases) else []
-        thresholds = np.unique(np.concatenate([false, hits.astype(np.float64), zero]))[1:]
-    else:
-        hits = np.sort(lesions[~np.isnan(lesions)])
-        thresholds = np.unique(np.concatenate([false, hits]))
-    falling = thresholds[::-1]
-    false_positives = len(false) - np.searchsorted(false, falling)
-    found = len(hits) - np.searchsorted(hits, falling.astype(hits.dtype))
-    return (
-        np.concatenate([[np.inf], falling]),
-        np.concatenate([[0.0], false_positives / len(cases)]),
-        np.concatenate([[0.0], found / len(lesions)]),
+        # raises entries to the best hit. The zeros take part in the list of thresholds.
+        hits = hits.astype(np.float32)
+        zero = [0.0] if missed.any() or ignored.any() else []
+    rising = np.unique(np.concatenate([false, hits.astype(np.float64), zero]))
+    return _Pool(
+        rising[::-1],
+        len(rising) - np.searchsorted(rising.astype(hits.dtype), hits, side="right"),
+        lesion_case[hit],
+        len(rising) - np.searchsorted(rising, false, side="right"),
+        np.repeat(numbers, [len(c.false_positives) for c in cases]),
+        missed,
+        ignored,
     )
 
 
-def _read(false_positives: Floats, sensitivity: Floats, rates: tuple[float, ...]) -> Floats:
+def _curve(pool: _Pool, protocol: Protocol, times: Indices) -> tuple[Floats, Floats, Floats]:
+    """Thresholds, false positives per case and sensitivity, from no detection to all that the protocol counts.
+
+    Each case comes so many `times` (cases,). A threshold of no case that comes repeats the point before it.
+    """
+    levels = len(pool.thresholds)
+    hit_times, false_times = times[pool.hit_case], times[pool.false_case]
+    found = np.bincount(pool.hit_level, hit_times, levels).cumsum()
+    false = np.bincount(pool.false_level, false_times, levels).cumsum()
+    hits, lesions, falses = hit_times.sum(), hit_times.sum() + pool.missed @ times, false_times.sum()
+    if protocol == "official":
+        # It skips the lowest threshold that occurs.
+        drawn = [pool.hit_level[hit_times > 0], pool.false_level[false_times > 0]]
+        zero = (pool.missed + pool.ignored) @ times > 0
+        levels = levels - 1 if zero else max(int(one.max(initial=0)) for one in drawn)
+    if protocol == "luna16":
+        # The script goes over rates of a ROC curve and back. As 888 scans make every rate that is read a whole number
+        # of false positives, where the curve may rise upright, the rounding decides which end of the rise is read.
+        false = false / max(falses, 1) * falses
+        found = found / max(hits, 1) * hits
+    return (
+        np.concatenate([[np.inf], pool.thresholds[:levels]]),
+        np.concatenate([[0.0], false[:levels] / pool.cases]),
+        np.concatenate([[0.0], found[:levels] / lesions]),
+    )
+
+
+def _read(false_positives: Floats, sensitivity: Floats, rates: Sequence[float]) -> Floats:
     # Of several points at one rate, `interp` takes the last, which is the most sensitive one.
     return np.asarray(np.interp(rates, false_positives, sensitivity), dtype=np.float64)
 
 
-def _bootstrap(
-    cases: Sequence[CaseHits], protocol: Protocol, rates: tuple[float, ...], resamples: int, seed: int
-) -> tuple[tuple[tuple[float, float], ...] | None, tuple[float, float] | None]:
-    """Intervals of the sensitivities and of the score. Draws without a lesion have no sensitivity and are left out."""
+def _draw(
+    pool: _Pool, protocol: Protocol, rates: Sequence[float], resamples: int, seed: int
+) -> Floats | None:
+    """Sensitivities (draws, rates); those without a lesion have none and are left out, None if too few are left."""
     random = np.random.default_rng(seed)
     values = []
     for _ in range(resamples):
-        drawn = [cases[i] for i in random.integers(0, len(cases), len(cases))]
-        if any(len(c.lesions) for c in drawn):
-            values.append(_read(*_curve(drawn, protocol)[1:], rates))
-    if 3 * len(values) < 2 * resamples or not values:
-        return None, None
+        times = np.bincount(random.integers(0, pool.cases, pool.cases), minlength=pool.cases)
+        if times[pool.hit_case].any() or (pool.missed @ times):
+            values.append(_read(*_curve(pool, protocol, times)[1:], rates))
+    return None if 3 * len(values) < 2 * resamples or not values else np.array(values)
+
+
+def _bounds(values: Floats, protocol: Protocol) -> tuple[Floats, Floats]:
+    """The bounds of 95% of the draws, along the first axis."""
+    if protocol == "luna16":
+        tail = (1.0 - 0.95) / 2.0
+        places = math.floor(tail * len(values)), math.floor((1.0 - tail) * len(values))
+        ordered = np.sort(values, axis=0)
+        return ordered[places[0]], ordered[places[1]]
     low, high = np.quantile(values, [0.025, 0.975], axis=0)
-    score = np.quantile(np.mean(values, axis=1), [0.025, 0.975])
-    return tuple(zip(low.tolist(), high.tolist(), strict=True)), (float(score[0]), float(score[1]))
+    return low, high

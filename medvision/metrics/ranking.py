@@ -193,17 +193,21 @@ def bootstrap_intervals(
     return [_interval(values[:, i], n, tail) for i in range(figures)]
 
 
-def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike) -> float:
+def average_precision(labels: npt.ArrayLike, scores: npt.ArrayLike, missed: int = 0) -> float:
     """Area under the precision-recall steps: AP = sum over thresholds of (R_n - R_(n-1)) P_n, without interpolation.
+
+    `missed` positives have no score: no threshold finds them, and they count in the recall.
 
     Raises:
         UsageError: if there is no positive case, shapes differ, or a score is not finite.
     """
+    if missed and not np.size(scores):
+        return 0.0
     y, s = checked(labels, scores, both_classes=False)
-    if not y.any():
+    if not y.any() and not missed:
         raise UsageError(f"average precision needs a positive case; got {len(y)} negative ones")
     _, true, false = _counts_at_thresholds(y, s)
-    recall = true / true[-1]
+    recall = true / (true[-1] + missed)
     return float(np.sum(np.diff(recall, prepend=0.0) * true / (true + false)))
 
 

@@ -13,14 +13,19 @@ from medvision.core.registry import Registry
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """One network design. `home` is `module:object` of what builds it; `licence` is that of the code here."""
+    """One network design. `home` is `module:object` of what builds it; `licence` is that of the code here.
+
+    `command` trains it; empty where none does yet. `parameters` is how many it learns; None where that depends on what
+    it is trained on.
+    """
 
     family: str
     task: str
     paper: str
     home: str
-    command: str
+    command: str = ""
     licence: str = "Apache-2.0"
+    parameters: int | None = None
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("architecture")
@@ -28,5 +33,6 @@ ARCHITECTURES: Registry[Architecture] = Registry("architecture")
 
 def list_architectures() -> dict[str, Architecture]:
     """All of them by name, those of one family together."""
-    import_module("medvision.models.mil")  # which registers its own
+    for family in ("mil", "nodules"):
+        import_module(f"medvision.models.{family}")  # which registers its own
     return dict(sorted(ARCHITECTURES.items(), key=lambda item: item[1].family))

@@ -1,4 +1,4 @@
-"""What a batch is asked for: which slides or images, into which folder, what is done to them, by how many workers.
+"""What a batch is asked for: which slides, images or scans, into which folder, what is done to them, by whom.
 
 This module is light on purpose, as `medvision batch --help` and the schedules need it and no deep-learning library.
 """
@@ -13,7 +13,8 @@ from pydantic import Field, create_model, field_validator, model_validator
 
 from medvision.pipelines.config import AnalyzeConfig, Count, Positive
 from medvision.pipelines.image_config import ImageConfig
-from medvision.pipelines.work import IMAGES, SLIDES, WORKS, Config, Work
+from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.work import SLIDES, WORKS, Config, Work
 from medvision.store.records import Record
 from medvision.training.config_file import read_yaml_config, validated
 
@@ -97,23 +98,29 @@ class BatchOptions(Record):
 class BatchRequest(Record):
     """One batch: everything that the flow is told. Prefect stores it, so that it holds paths and settings only.
 
-    It is of `slides`, which are analysed, or of `images`, which are classified: one of the two is given, each a
-    manifest (see `medvision.store.cohort`) or a folder, with the parameters of that work alone.
+    It is of `slides`, which are analysed, of `images`, which are classified, or of `scans`, which are searched for
+    nodules: one of them is given, each a manifest (see `medvision.store.cohort`) or a folder, with the parameters of
+    that work alone.
     """
 
     slides: Path | None = None
     images: Path | None = None
+    scans: Path | None = None
     out: Path
     analyze: AnalyzeConfig | None = None
     """Of slides; the defaults where it is not given."""
     classify: ImageConfig | None = None
     """Of images."""
+    nodules: NoduleConfig | None = None
+    """Of scans."""
     options: BatchOptions = BatchOptions()
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> BatchRequest:
-        if (self.slides is None) == (self.images is None):
-            raise ValueError("a batch is of slides or of images: give one of the two")
+        given = [work.inputs for work in WORKS if getattr(self, work.inputs) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"a batch is of slides, images or scans: give one of them, not {found}")
         for other in WORKS:
             if other is not self.work and getattr(self, other.parameters) is not None:
                 raise ValueError(
@@ -121,6 +128,8 @@ class BatchRequest(Record):
                 )
         if self.images is not None and self.classify is None:
             raise ValueError("classify: images need it, with the model at least")
+        if self.scans is not None and self.nodules is None:
+            raise ValueError("nodules: scans need it, with the detector at least")
         return self
 
     @model_validator(mode="after")
@@ -134,7 +143,7 @@ class BatchRequest(Record):
     @property
     def work(self) -> Work[Any]:
         """What is done to each item."""
-        return SLIDES if self.images is None else IMAGES
+        return next(work for work in WORKS if getattr(self, work.inputs) is not None)
 
     @property
     def config(self) -> Config:
@@ -145,8 +154,7 @@ class BatchRequest(Record):
     @property
     def inputs(self) -> Path:
         """The manifest or the folder."""
-        found = self.slides if self.images is None else self.images
-        assert found is not None, "one of the two is given"
+        found: Path = getattr(self, self.work.inputs)
         return found
 
     @property
@@ -155,7 +163,7 @@ class BatchRequest(Record):
         return self.options.pattern or self.work.patterns
 
     def over(self, inputs: Path) -> BatchRequest:
-        """The same over other slides or images."""
+        """The same over other slides, images or scans."""
         return self.model_copy(update={self.work.inputs: inputs})
 
     def with_absolute_paths(self) -> BatchRequest:

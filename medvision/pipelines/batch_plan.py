@@ -15,7 +15,6 @@ from typing import Any
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchRequest
 from medvision.pipelines.work import Config, Work
-from medvision.sources.parts import one_of_each_slide
 from medvision.store.cohort import read_cohort
 from medvision.store.files import safe_names
 from medvision.store.manifest import MANIFEST
@@ -149,8 +148,7 @@ def _listed(source: Path, patterns: Sequence[str], work: Work[Any], out: Path | 
 
 
 def _in_folder(folder: Path, patterns: Sequence[str], work: Work[Any], out: Path | None) -> list[Path]:
-    found = sorted(_matching(folder, patterns, out))
-    paths = found if work.one_file else one_of_each_slide(found)
+    paths = work.gathered(folder, sorted(_matching(folder, patterns, out)))
     if not paths:
         raise UsageError(
             f"{folder}: holds no file that matches {', '.join(patterns)}; name others with --pattern"

@@ -79,7 +79,7 @@ class DenseWork:
         model: PatchModel,
         device: str,
         source_id: str,
-        extent: tuple[int, int],
+        extent: tuple[int, ...],
         stride: int,
         windows: int,
     ) -> None:

@@ -18,7 +18,7 @@ from medvision.engine.plan import grid
 from medvision.ops.tissue import box_share
 from medvision.pipelines.heatmap import locate_tissue, read_overview
 from medvision.sources import extent_at, open_source
-from medvision.sources.base import Level, Pixels
+from medvision.sources.base import UINT8, Level, Pixels
 
 SIDE = 100_000
 SPACING_UM = 0.25
@@ -28,7 +28,7 @@ _DOWN = 32
 class LargeSlide:
     """A source of 100,000 px whose level at a 32nd is an array, and whose full resolution is never read."""
 
-    axes, channels, fill, id = "yx", 3, 255, "large"
+    axes, channels, fill, id, dtype = "yx", 3, 255, "large", UINT8
     reader, why, vendor = "array", "made for the benchmark", "array"
 
     def __init__(self, overview: Pixels) -> None:

@@ -1,4 +1,4 @@
-"""What a batch does to each of its items: the one table of all that differs between slides and images.
+"""What a batch does to each of its items: the one table of all that differs between slides, images and scans.
 
 The keeper, the workers, the flows, the schedules and the command line ask it, and know neither. Its functions import
 what they need when they are called, so that a command's help need not wait for a deep-learning library.
@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
+from medvision.core.errors import UsageError
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
+from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.sources.parts import one_of_each_scan, one_of_each_slide
 from medvision.store.records import ItemKind, SlideOutcome
 
 if TYPE_CHECKING:
     from medvision.sources.guarded import Limits
 
-Config = AnalyzeConfig | ImageConfig
-C = TypeVar("C", AnalyzeConfig, ImageConfig)
+Config = AnalyzeConfig | ImageConfig | NoduleConfig
+C = TypeVar("C", AnalyzeConfig, ImageConfig, NoduleConfig)
 
 SLIDE_PATTERNS = (
     "*.svs",
@@ -35,6 +38,7 @@ SLIDE_PATTERNS = (
     "*.dcm",
 )
 IMAGE_PATTERNS = ("*.png", "*.jpg", "*.jpeg", "*.bmp", "*.webp", "*.tif", "*.tiff", "*.dcm", "*.dicom")
+SCAN_PATTERNS = ("*.mhd", "*.mha", "*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.dcm", "*.dicom")
 
 
 class Attempt(Protocol):
@@ -53,7 +57,7 @@ class Attempt(Protocol):
         alias: str | None,
         limits: Limits | None,
     ) -> SlideOutcome:
-        """See `analyze_slide` and `classify_image`."""
+        """See `analyze_slide`, `classify_image` and `find_nodules`."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,9 @@ class Work(Generic[C]):
 
     item: ItemKind
     """What one item is called."""
-    inputs: Literal["slides", "images"]
+    inputs: Literal["slides", "images", "scans"]
     """What several are called, and the field of a request that names them."""
-    parameters: Literal["analyze", "classify"]
+    parameters: Literal["analyze", "classify", "nodules"]
     """The field of a request that holds the parameters."""
     config: type[C]
     paths: tuple[str, ...]
@@ -77,9 +81,13 @@ class Work(Generic[C]):
     """Fields of an outcome that Prefect's page of a run shows: none that could name a patient."""
     patterns: tuple[str, ...]
     """What is taken from a folder unless other patterns are given; upper and lower case are the same."""
+    gathered: Callable[[Path, list[Path]], list[Path]]
+    """Of the files of a folder, those that stand for an item, or the folders that do."""
     one_file: bool
     """Whether each file is an item, called by its path as labels of images call it; a slide may be several files."""
-    unit: Literal["tiles", "images"]
+    found: str
+    """What an outcome's regions are called, one of them."""
+    unit: Literal["tiles", "images", "windows"]
     """What is counted in a second."""
     bytes_per_result: int
     """Room that a usual result takes, from above."""
@@ -115,6 +123,12 @@ def _classify(*args: Any, **kwargs: Any) -> SlideOutcome:
     return classify_image(*args, **kwargs)
 
 
+def _search(*args: Any, **kwargs: Any) -> SlideOutcome:
+    from medvision.pipelines.nodules import find_nodules
+
+    return find_nodules(*args, **kwargs)
+
+
 def _check_analyze(config: AnalyzeConfig, on_device: bool) -> None:
     from medvision.pipelines.configured import check_config, check_names
 
@@ -128,6 +142,12 @@ def _check_classify(config: ImageConfig, on_device: bool) -> None:
     from medvision.pipelines.classify_image import check_image_config
 
     check_image_config(config if on_device else config.model_copy(update={"device": "cpu"}))
+
+
+def _check_search(config: NoduleConfig, on_device: bool) -> None:
+    from medvision.pipelines.nodules import check_nodule_config
+
+    check_nodule_config(config if on_device else config.model_copy(update={"device": "cpu"}))
 
 
 def _look_at_slide(path: Path, config: AnalyzeConfig) -> None:
@@ -147,6 +167,19 @@ def _look_at_image(path: Path, config: ImageConfig) -> None:
     look_at_still(path, frame=config.frame)
 
 
+def _look_at_scan(path: Path, config: NoduleConfig) -> None:
+    from medvision.pipelines.nodules import open_scan
+
+    open_scan(path, config).close()
+
+
+def _refuse_spacing(_config: NoduleConfig, um: float) -> NoduleConfig:
+    raise UsageError(
+        f"a spacing of {um:g} in the manifest: it is that of a slide's pixels; scans have three, for all of a batch: "
+        "--volume-spacing"
+    )
+
+
 SLIDES = Work(
     item="slide",
     inputs="slides",
@@ -158,7 +191,9 @@ SLIDES = Work(
     done="analysed",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=SLIDE_PATTERNS,
+    gathered=lambda _folder, found: one_of_each_slide(found),
     one_file=False,
+    found="region",
     unit="tiles",
     bytes_per_result=5_000_000,
     attempt=_analyze,
@@ -179,7 +214,9 @@ IMAGES = Work(
     done="classified",
     shown=("status", "label", "probability", "seconds"),
     patterns=IMAGE_PATTERNS,
+    gathered=lambda _folder, found: found,
     one_file=True,
+    found="region",
     unit="images",
     bytes_per_result=1_000_000,
     attempt=_classify,
@@ -190,7 +227,34 @@ IMAGES = Work(
     supply=lambda config, _um: config,  # the network sees images at no scale
 )
 
-WORKS: tuple[Work[Any], ...] = (SLIDES, IMAGES)
+SCANS = Work(
+    item="scan",
+    inputs="scans",
+    parameters="nodules",
+    config=NoduleConfig,
+    paths=("detector", "reduction"),
+    command="batch-scans",
+    flow="nodules",
+    done="searched",
+    shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
+    patterns=SCAN_PATTERNS,
+    gathered=one_of_each_scan,
+    one_file=False,
+    found="finding",
+    unit="windows",
+    bytes_per_result=3_000_000,
+    attempt=_search,
+    check=_check_search,
+    look=_look_at_scan,
+    fields=lambda config: {
+        **config.findings_fields(),
+        "detector": config.detector.stem,
+        "reduction": None if config.reduction is None else config.reduction.stem,
+    },
+    supply=_refuse_spacing,
+)
+
+WORKS: tuple[Work[Any], ...] = (SLIDES, IMAGES, SCANS)
 
 
 def work_of(config: Config) -> Work[Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from medvision.report.build import RUN, read_record
 from medvision.report.image_rows import classes_of
+from medvision.report.result import Result
 from medvision.report.rows import Item
 from medvision.store.files import atomic_write
 from medvision.store.image_records import ImageResult
@@ -22,6 +23,7 @@ from medvision.store.ledger_records import PastResult
 from medvision.store.manifest import read_manifest
 from medvision.store.predictions import PREDICTIONS, may_replace, write_predictions
 from medvision.store.records import ItemKind, RunRecord, SlideResult
+from medvision.store.scan_records import NoduleResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,6 +82,31 @@ _COLUMNS: dict[ItemKind, dict[str, Kind]] = {
         "reader": "string",
         "model": "string",
         "image_digest": "string",
+        **_MADE_FROM,
+    },
+    "scan": {
+        **_FIRST,
+        "scan": "string",
+        "scan_id": "string",
+        **_ENDED,
+        "probability": "float64",
+        "label": "string",
+        "threshold": "float64",
+        "findings": "int64",
+        "candidates": "int64",
+        "largest_mm": "float64",
+        "lungs_ml": "float64",
+        "windows": "int64",
+        "unread": "int64",
+        "planes": "int64",
+        "rows": "int64",
+        "columns": "int64",
+        "spacing_plane_mm": "float64",
+        "spacing_row_mm": "float64",
+        "spacing_column_mm": "float64",
+        "reader": "string",
+        "model": "string",
+        "scan_digest": "string",
         **_MADE_FROM,
     },
 }
@@ -160,7 +187,7 @@ def _row(item: Item, recorded: PastResult | None, kind: ItemKind) -> dict[str, V
     if recorded is not None:
         row |= {f"{kind}_id": recorded.slide_id, "attempts": recorded.attempts, "run_id": recorded.run_id}
     if result is not None:
-        row |= _image_cells(result) if isinstance(result, ImageResult) else _result_cells(result)
+        row |= _cells(result)
         for measure in result.qc:
             row |= {_column(measure.name): measure.value, f"{_column(measure.name)}_ok": measure.ok}
         if (item.folder / "report.html").is_file():
@@ -176,6 +203,40 @@ def _row(item: Item, recorded: PastResult | None, kind: ItemKind) -> dict[str, V
 def _digests(found: Mapping[str, str], kind: ItemKind) -> dict[str, Value]:
     """Digests by column; that of what was looked at is called "slide" in every record."""
     return {f"{kind if what == 'slide' else what}_digest": digest for what, digest in found.items()}
+
+
+def _cells(result: Result) -> dict[str, Value]:
+    if isinstance(result, NoduleResult):
+        return _scan_cells(result)
+    return _image_cells(result) if isinstance(result, ImageResult) else _result_cells(result)
+
+
+def _scan_cells(result: NoduleResult) -> dict[str, Value]:
+    done, scan = result.verdict == "done", result.scan
+    return {
+        "scan": scan.name,
+        "verdict": result.verdict,
+        "reason": result.reason or None,
+        "probability": result.probability,
+        "label": result.label,
+        "threshold": result.threshold,
+        "findings": len(result.findings) if done else None,
+        "candidates": result.candidates if done else None,
+        "largest_mm": max((one.diameter_mm for one in result.findings), default=None),
+        "lungs_ml": result.lungs.volume_ml,
+        "windows": result.windows,
+        "unread": result.unread,
+        "planes": scan.shape[0],
+        "rows": scan.shape[1],
+        "columns": scan.shape[2],
+        "spacing_plane_mm": scan.spacing_mm[0],
+        "spacing_row_mm": scan.spacing_mm[1],
+        "spacing_column_mm": scan.spacing_mm[2],
+        "reader": scan.reader,
+        "model": " + ".join(net.name for net in result.models),
+        "scan_digest": scan.digest,
+        "config_digest": result.config_digest,
+    }
 
 
 def _image_cells(result: ImageResult) -> dict[str, Value]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from medvision.report.model import ImageReport, Overview, Report
+from medvision.report.model import ImageReport, Overview, Report, ScanReport
 from medvision.report.pictures import HEAT_OPACITY, svg_path
 
 HERE = Path(__file__).parent
@@ -34,6 +34,31 @@ def render_html(report: Report) -> bytes:
 def render_image_html(report: ImageReport) -> bytes:
     """The same of an image's report."""
     return _rendered("image_report.html.j2", report, "\n".join(_overview_rules(report.overview)) + "\n")
+
+
+def render_scan_html(report: ScanReport) -> bytes:
+    """The same of a scan's report."""
+    rules = []
+    for view in report.projections:
+        ratio = view.picture.width / view.picture.height
+        rules += [
+            f"#{view.key}{{aspect-ratio:{ratio:.5f};max-width:{_TALLEST_ALONE_REM * ratio:.2f}rem}}",
+            f"#{view.key} .bar{{width:{100 * view.scale.fraction:.4f}%}}",
+        ]
+        for mark in view.marks:
+            rules.append(f"#{view.key}-{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}")
+    for card in report.cards:
+        rules.append(f"#finding-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")
+    return render_page(
+        "scan_report.html.j2",
+        style=read_template("common.css")
+        + read_template("report.css")
+        + read_template("scan.css")
+        + "\n".join(rules)
+        + "\n",
+        script=read_template("report.js"),
+        report=report,
+    )
 
 
 def _rendered(template: str, report: Report | ImageReport, placement: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The index page of a run: every slide or image in one table, failed ones with their reason, the evaluation if any."""
+"""The index page of a run: every item in one table, failed ones with their reason, the evaluation if any."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from medvision.report.cohort_table import write_cohort_predictions, write_cohort
 from medvision.report.html import read_template, render_page
 from medvision.report.image_rows import classes_of, image_view
 from medvision.report.model import BANNER, Tone
-from medvision.report.result import read_result
+from medvision.report.result import kind_of, read_result
 from medvision.report.rows import INDEX_HTML, Item, Row, View, failed_row
+from medvision.report.scan_rows import scan_view
 from medvision.report.slide_rows import slide_view
 from medvision.report.thumbnails import EMBEDDED, remove_older
 from medvision.store.files import atomic_write, is_set_aside
@@ -52,10 +53,10 @@ def render_index(
 ) -> Path:
     """Write the page of the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
 
-    The run is of slides or of images, as `item` says. The page has one row per outcome, in that order, with what its
-    own `result.json` says where there is one; so have `cohort.csv` and `cohort.parquet` beside it, and of images also
-    `predictions.csv`. With the `run_id` of a run in the folder's ledger, the page also says how that run compares with
-    the earlier ones. Without outcomes, they, the evaluation, the run and what it is of are those of the stored
+    The run is of slides, images or scans, as `item` says. The page has one row per outcome, in that order, with what
+    its own `result.json` says where there is one; so have `cohort.csv` and `cohort.parquet` beside it, and of images
+    also `predictions.csv`. With the `run_id` of a run in the folder's ledger, the page also says how that run compares
+    with the earlier ones. Without outcomes, they, the evaluation, the run and what it is of are those of the stored
     `index.json`, else one outcome per folder of a result that is found.
 
     Raises:
@@ -104,9 +105,11 @@ def render_index(
 
 
 def _view(item: ItemKind, items: Sequence[Item]) -> View:
-    """The one place that tells what the page shows of slides from what it shows of images."""
+    """The one place that tells what the page shows of slides, of images and of scans."""
     if item == "slide":
         return slide_view()
+    if item == "scan":
+        return scan_view()
     return image_view(classes_of(one.result for one in items if isinstance(one.result, ImageResult)))
 
 
@@ -154,7 +157,8 @@ def _without_path(outcome: SlideOutcome) -> SlideOutcome:
 
 def _found(folder: Path) -> tuple[list[SlideOutcome], ItemKind]:
     """An outcome for each folder of a run that has no stored index, and what they are of."""
-    found, images = [], False
+    found = []
+    item: ItemKind = "slide"
     for path in sorted(folder.glob(f"*/{RESULT}")):
         if path.parent.name.startswith(".") or is_set_aside(path.parent):
             continue
@@ -165,9 +169,9 @@ def _found(folder: Path) -> tuple[list[SlideOutcome], ItemKind]:
             reason = str(error).replace(f"{folder}/", "")
             found.append(SlideOutcome(slide=name, name=name, status="failed", reason=reason))
         else:
-            images = images or isinstance(result, ImageResult)
+            item = kind_of(result) if item == "slide" else item
             found.append(SlideOutcome(slide=name, name=name, status=result.verdict, reason=result.reason))
-    return found, "image" if images else "slide"
+    return found, item
 
 
 def _item(folder: Path, outcome: SlideOutcome, item: ItemKind) -> Item:
@@ -180,7 +184,7 @@ def _item(folder: Path, outcome: SlideOutcome, item: ItemKind) -> Item:
         # An item that failed may have a result of an earlier run: its figures must not stand beside the failure.
         if (own / RESULT).is_file():
             result = read_result(own / RESULT)
-            if isinstance(result, ImageResult) != (item == "image"):
+            if kind_of(result) != item:
                 raise StoreError(f"{own / RESULT}: is not of one {item}, as the other results here are")
             if outcome.status == "failed" and result.verdict != "failed":
                 result = None

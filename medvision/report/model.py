@@ -172,3 +172,52 @@ class ImageReport:
     checks_title: str = "Is it like the training images?"
     checks_none: str = "The model does not say what its training images were like."
     sign_off: tuple[str, ...] = SIGN_OFF
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A scan seen as a whole from one side, with the places of its findings. `letters` are those of its edges."""
+
+    key: str
+    caption: str
+    picture: Picture
+    marks: tuple[Mark, ...]
+    scale: ScaleBar
+    letters: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class FindingCard:
+    """One finding with the planes through it, all to one scale."""
+
+    number: int
+    score: str
+    pictures: tuple[Picture, ...]
+    captions: tuple[str, ...]
+    scale: ScaleBar
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """The report of a scan that was searched for nodules, in reading order. `figures` are what contracts say."""
+
+    title: str
+    scan: str
+    subtitle: tuple[str, ...]
+    verdict: Verdict
+    projections: tuple[Projection, ...]
+    cards: tuple[FindingCard, ...]
+    cards_note: str
+    measures: tuple[Fact, ...]
+    measures_note: str
+    table: Grid | None
+    figures: Grid | None
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    provenance: tuple[FactGroup, ...]
+    limits: tuple[str, ...]
+    banner: str = BANNER
+    checks_title: str = "Is the scan fit for the search?"
+    checks_none: str = "No quality measure was taken."
+    sign_off: tuple[str, ...] = SIGN_OFF

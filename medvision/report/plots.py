@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from medvision.metrics.calibration import Reliability
+from medvision.metrics.froc import Froc
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,6 +65,42 @@ def paint_reliability(
     axes.set_xlabel("predicted probability")
     axes.set_ylabel("share of positives")
     square(axes, title)
+
+
+def paint_froc(axes: Axes, curve: Froc, noun: str, case: str, title: str) -> None:
+    """Sensitivity to a `noun` against false positives per `case` on a logarithmic axis, with what was read and its
+    intervals, and a band where the curve has one.
+    """
+    first, last = curve.rates[0] / 2, curve.rates[-1] * 1.4
+    inner = np.geomspace(first, last, 400)
+    if curve.band is not None:
+        band = curve.band
+        known = inner[(inner >= band.false_positives[0]) & (inner <= band.false_positives[-1])]
+        low, high = (np.interp(known, band.false_positives, bound) for bound in (band.low, band.high))
+        axes.fill_between(known, low, high, color=PALE_BLUE, alpha=0.35, linewidth=0)
+    axes.plot(inner, np.interp(inner, curve.false_positives, curve.sensitivity), color=BLUE, linewidth=1.8)
+    intervals = curve.intervals or [(s, s) for s in curve.sensitivities]
+    below = [max(0.0, s - a) for s, (a, _) in zip(curve.sensitivities, intervals, strict=True)]
+    above = [max(0.0, b - s) for s, (_, b) in zip(curve.sensitivities, intervals, strict=True)]
+    axes.errorbar(
+        curve.rates, curve.sensitivities, yerr=[below, above], fmt="o", color=BLUE, markersize=5,
+        ecolor=PALE_BLUE, elinewidth=1.2, capsize=3, clip_on=False, zorder=3,
+    )  # fmt: skip
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(first, last)
+    axes.set_ylim(0, 1.0)
+    axes.set_xticks(curve.rates, [rate_text(rate) for rate in curve.rates])
+    axes.minorticks_off()
+    axes.set_xlabel(f"mean number of false positives per {case}")
+    axes.set_ylabel(f"{noun} sensitivity")
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.grid(color=GRID, linewidth=0.6)
+
+
+def rate_text(rate: float) -> str:
+    """A rate of false positives as challenges write it: 1/8, 1/4, 1/2, 1."""
+    whole = rate < 1 and (1 / rate).is_integer()
+    return f"1/{1 / rate:g}" if whole else f"{rate:g}"
 
 
 def diagonal(axes: Axes) -> None:

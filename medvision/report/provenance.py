@@ -8,6 +8,7 @@ from medvision.report import format as text
 from medvision.report.model import Fact, FactGroup
 from medvision.store.image_records import ImageResult
 from medvision.store.records import RunRecord, SlideResult
+from medvision.store.scan_records import NoduleModelInfo, NoduleResult
 
 Scalar = str | int | float | bool | None
 
@@ -35,7 +36,15 @@ def image_provenance(result: ImageResult, run: RunRecord) -> tuple[FactGroup, ..
     )
 
 
-def _groups(result: SlideResult | ImageResult, run: RunRecord, *own: FactGroup) -> tuple[FactGroup, ...]:
+def scan_provenance(result: NoduleResult, run: RunRecord) -> tuple[FactGroup, ...]:
+    """The same for a scan."""
+    nets = (FactGroup(net.role.capitalize(), _net_facts(net)) for net in result.models)
+    return _groups(result, run, FactGroup("Scan", _scan_facts(result)), *nets)
+
+
+def _groups(
+    result: SlideResult | ImageResult | NoduleResult, run: RunRecord, *own: FactGroup
+) -> tuple[FactGroup, ...]:
     """What is special to a kind of result, and what all have."""
     groups = (
         *own,
@@ -155,3 +164,36 @@ def _image_model_facts(result: ImageResult) -> tuple[Fact, ...]:
         Fact("Calibration", model.calibration),
         Fact("Temperature", f"{model.temperature:g}"),
     )
+
+
+def _scan_facts(result: NoduleResult) -> tuple[Fact, ...]:
+    scan = result.scan
+    origin = "supplied by the user" if scan.spacing_origin == "supplied" else "from the file"
+    oblique = f", oblique by {scan.oblique_degrees:g}°" if scan.oblique_degrees else ""
+    facts = [
+        Fact("Name", scan.name),
+        Fact("Series in tables", scan.series),
+        Fact("Content SHA-256", scan.digest, code=True),
+        Fact("Size", f"{_times(scan.shape)} voxels (planes, rows, columns)"),
+        Fact("Spacing", f"{_times(scan.spacing_mm)} mm ({origin})"),
+        Fact("Axes", f"{scan.axes}{oblique}"),
+        Fact("Reader", f"{scan.reader} ({scan.reader_reason})" if scan.reader_reason else scan.reader),
+        Fact("Format", scan.vendor),
+    ]
+    return (*facts, *(Fact(_spaced(name), value) for name, value in sorted(scan.metadata.items())))
+
+
+def _net_facts(net: NoduleModelInfo) -> tuple[Fact, ...]:
+    return (
+        Fact("Name and version", f"{net.name} {net.version}"),
+        Fact("Network", net.architecture),
+        Fact("Weights SHA-256", net.digest, code=True),
+        Fact("Window", f"{_times(net.window)} voxels of {_times(net.spacing_mm)} mm"),
+        Fact("Values", f"{net.hu[0]:g} to {net.hu[1]:g} HU"),
+        Fact("Calibration", net.calibration),
+        Fact("Temperature", f"{net.temperature:g}"),
+    )
+
+
+def _times(values: tuple[float, ...]) -> str:
+    return " × ".join(f"{value:.4g}" for value in values)

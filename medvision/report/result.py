@@ -1,4 +1,4 @@
-"""Reading what was found about one slide or one image, whichever it is."""
+"""Reading what was found about one slide, image or scan, whichever it is."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 from medvision.report.build import read_record
 from medvision.store.image_records import ImageResult
-from medvision.store.records import SlideResult
+from medvision.store.records import ItemKind, SlideResult
+from medvision.store.scan_records import NoduleResult
 
-Result = SlideResult | ImageResult
+Result = SlideResult | ImageResult | NoduleResult
 
 
 def read_result(path: Path) -> Result:
@@ -22,5 +23,12 @@ def read_result(path: Path) -> Result:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         content = None  # what is wrong with it is said by `read_record`
-    of_image = isinstance(content, dict) and content.get("kind") == "image"
-    return read_record(path, ImageResult) if of_image else read_record(path, SlideResult)
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if kind == "scan":
+        return read_record(path, NoduleResult)
+    return read_record(path, ImageResult) if kind == "image" else read_record(path, SlideResult)
+
+
+def kind_of(result: Result) -> ItemKind:
+    """What a result is about."""
+    return "slide" if isinstance(result, SlideResult) else result.kind

@@ -17,7 +17,14 @@ from medvision.store.records import ItemKind, SlideOutcome
 
 INDEX_HTML = "index.html"
 
-_FILES = (("Report", "report.html"), ("PDF", "report.pdf"), ("GeoJSON", OUTLINES), ("JSON", RESULT))
+_FILES = (
+    ("Report", "report.html"),
+    ("PDF", "report.pdf"),
+    ("GeoJSON", OUTLINES),
+    ("GeoJSON", "findings.geojson"),
+    ("CSV", "candidates.csv"),
+    ("JSON", RESULT),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Item:
-    """A slide or an image of a run: its outcome, its folder, and its result where that stands for the outcome."""
+    """An item of a run: its outcome, its folder, and its result where that stands for the outcome."""
 
     outcome: SlideOutcome
     folder: Path

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,15 @@ import numpy.typing as npt
 from medvision.core.errors import WindowUnreadableError
 from medvision.core.geometry import Box, Spacing
 from medvision.core.registry import Registry
+from medvision.core.world import WorldFrame
 
 Pixels = npt.NDArray[np.uint8]
+Values = npt.NDArray[Any]
+"""What a source's `read` gives, of the source's `dtype`."""
+
+UINT8 = np.dtype(np.uint8)
+DTYPES = (UINT8, np.dtype(np.int16), np.dtype(np.float32))
+"""What values a source may have: bytes of pictures and labels, Hounsfield units, and all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class Source(Protocol):
     spacing: Spacing | None
     """Spacing of level 0, or None where neither the file nor a person gave one."""
     fill: int
-    """Value of pixels outside the image and behind transparency: 255 for bright-field slides, 0 for volumes."""
+    """Value of what lies outside the image or behind transparency: 255 for bright-field slides, -1000 (air) for CT."""
     reader: str
     """Name of the reader that opened it, and `why` that one was chosen, in words for a person."""
     why: str
@@ -54,6 +61,10 @@ class Source(Protocol):
         """Values of a pixel."""
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of a value, one of `DTYPES`: uint8 for slides and pictures; see `VolumeSource` for volumes."""
+
+    @property
     def levels(self) -> tuple[Level, ...]:
         """The pyramid, the largest level first."""
 
@@ -61,8 +72,8 @@ class Source(Protocol):
     def id(self) -> str:
         """SHA-256 of the content (of all files where a slide has several). Computed at first use, then kept."""
 
-    def read(self, box: Box, level: int = 0) -> Pixels:
-        """Pixels of `box`, given in pixels of `level`, as uint8 `(*box.shape, channels)`.
+    def read(self, box: Box, level: int = 0) -> Values:
+        """Pixels of `box`, given in pixels of `level`, as `(*box.shape, channels)` of `dtype`.
 
         The box may leave the image: what lies outside has the value `fill`, and so has what is transparent.
 
@@ -73,6 +84,24 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Release the file. Closing twice is allowed."""
+
+
+class VolumeSource(Source, Protocol):
+    """A volume: axes "zyx", one channel, one level, spacing in millimetres.
+
+    Planes, rows and columns are those of `frame.letters` "SPL" as nearly as the file's grid allows without touching a
+    voxel: planes go up, rows to the back, columns to the left. `dtype` is int16 where that holds every value that the
+    file's type and scale can give, and for CT always; uint8 for unscaled bytes; else float32.
+    """
+
+    quantity: str
+    """"HU" where values are Hounsfield units; empty where nothing says what they are."""
+    notes: tuple[str, ...]
+    """What was repaired or taken for granted when the file was opened, in sentences."""
+
+    @property
+    def frame(self) -> WorldFrame | None:
+        """Where the voxels lie in the patient; None where the file states no spacing and nobody supplied one."""
 
 
 class DirectSource(Protocol):
@@ -133,3 +162,6 @@ Opener = Callable[[Path], Source]
 """Opens a path, or raises `UnreadableSourceError`. Registered openers are tried by `medvision.sources.open_source`."""
 
 READERS: Registry[Opener] = Registry("reader")
+
+VOLUMES: Registry[Opener] = Registry("volume reader")
+"""The same for volumes, whose openers give a `VolumeSource`. They know their kinds at once, and are asked first."""

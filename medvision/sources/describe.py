@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from medvision.core.geometry import Spacing
-from medvision.sources.base import Source
+from medvision.sources.base import Source, VolumeSource
+from medvision.sources.describe_volume import VolumeDescription, describe_volume, volume_text
 from medvision.sources.opening import open_source
 from medvision.sources.spacing import spacing_warnings
 
@@ -46,10 +48,14 @@ class SourceDescription:
         return dataclasses.asdict(self)
 
 
-def describe(path: str | Path, spacing_um: float | tuple[float, float] | None = None) -> SourceDescription:
+def describe(
+    path: str | Path, spacing_um: float | tuple[float, float] | None = None
+) -> SourceDescription | VolumeDescription:
     """Open a file, say what it is, and close it. Raises what `open_source` raises."""
     source = open_source(path, spacing_um)
     try:
+        if source.axes == "zyx":
+            return describe_volume(cast("VolumeSource", source))
         return describe_source(source)
     finally:
         source.close()
@@ -89,8 +95,10 @@ def describe_source(source: Source) -> SourceDescription:
     )
 
 
-def render_text(description: SourceDescription) -> str:
+def render_text(description: SourceDescription | VolumeDescription) -> str:
     """The description as aligned lines for a terminal."""
+    if isinstance(description, VolumeDescription):
+        return volume_text(description)
     found = description
     rows = [
         ("File", found.name),

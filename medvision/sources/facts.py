@@ -8,6 +8,11 @@ from collections.abc import Mapping
 ALLOWED = (
     "scanner_manufacturer",
     "scanner_model",
+    "modality",
+    "slices",
+    "slice_thickness_mm",
+    "kernel",
+    "kvp",
     "objective_power",
     "mpp",
     "compression",

@@ -114,10 +114,14 @@ def read_twice(
         return again()
     except (*LIBRARY_ERRORS, *also) as error:
         kind = PixelsMissingError if isinstance(error, TileMissingError) else WindowUnreadableError
-        raise kind(
-            f"{path}: level {level}, rows {box.start[0]}-{box.stop[0]}, columns {box.start[1]}-{box.stop[1]} "
-            f"cannot be decoded: {reason_of(error)}"
-        ) from error
+        raise kind(f"{path}: {place_of(box, level)} cannot be decoded: {reason_of(error)}") from error
+
+
+def place_of(box: Box, level: int) -> str:
+    """A box in words: of a level's rows and columns, or of a volume's planes, rows and columns."""
+    names = ("planes", "rows", "columns")[-len(box.start) :]
+    spans = [f"{name} {a}-{b}" for name, a, b in zip(names, box.start, box.stop, strict=True)]
+    return ", ".join(spans if len(names) == 3 else [f"level {level}", *spans])
 
 
 def check_shape(what: str, shape: tuple[int, ...]) -> None:

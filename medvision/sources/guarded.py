@@ -14,12 +14,21 @@ import numpy as np
 
 from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
-from medvision.sources.base import Pixels, Source
+from medvision.sources.base import Pixels, Source, Values
 from medvision.sources.faults import MAX_SIDE
-from medvision.sources.guarded_child import AHEAD, DECODE, MOST_WINDOWS, READ, REQUEST, SHRINK, SHRINKS
+from medvision.sources.guarded_child import (
+    AHEAD,
+    DECODE,
+    MOST_WINDOWS,
+    READ,
+    SHRINK,
+    SHRINKS,
+    packed,
+)
 from medvision.sources.guarded_keeper import Keeper, Place
 from medvision.sources.guarded_process import Limits
-from medvision.sources.spacing import supplied
+from medvision.sources.spacing import supplied, volume_spacing_refused
+from medvision.sources.volume import Placed
 
 _MOST_ROOM = 1 << 24
 """Bytes of pixels that one request for several windows may ask for."""
@@ -45,6 +54,11 @@ def open_guarded(
     path = Path(path)
     given = None if spacing_um is None else supplied(spacing_um)
     keeper = Keeper(path, limits or Limits())
+    if keeper.facts.volume is not None:
+        if given is not None:
+            keeper.close()
+            raise volume_spacing_refused(path, spacing_um)
+        return GuardedVolume(path, keeper)
     source = (GuardedTiledSource if keeper.facts.tiles else GuardedSource)(path, keeper)
     if given is not None:
         source.spacing = given
@@ -63,6 +77,7 @@ class GuardedSource:
         self.axes, self.channels, self.fill = found.axes, found.channels, found.fill
         self.levels, self.spacing, self.metadata = found.levels, found.spacing, found.metadata
         self.reader, self.why, self.vendor = found.reader, found.why, found.vendor
+        self.dtype = found.dtype
 
     @property
     def id(self) -> str:
@@ -71,34 +86,34 @@ class GuardedSource:
             self._id = self._keeper.digest()
         return self._id
 
-    def read(self, box: Box, level: int = 0) -> Pixels:
+    def read(self, box: Box, level: int = 0) -> Values:
         """See `Source.read`."""
-        pixels = np.empty((*box.shape, self.channels), np.uint8)
+        pixels = np.empty((*box.shape, self.channels), self.dtype)
         self.read_into(pixels, box, level)
         return pixels
 
-    def read_into(self, out: Pixels, box: Box, level: int = 0) -> None:
+    def read_into(self, out: Values, box: Box, level: int = 0) -> None:
         """See `DirectSource`."""
         self._fill(out, READ, box, level, 1)
 
     def read_many(
-        self, out: Pixels, boxes: Sequence[Box], level: int, factor: int
+        self, out: Values, boxes: Sequence[Box], level: int, factor: int
     ) -> list[WindowUnreadableError | None]:
         """See `ManySource`. To ask the other process costs the same for one window as for several."""
         errors: list[WindowUnreadableError | None] = []
-        size = max(1, min(MOST_WINDOWS, _MOST_ROOM * len(out) // max(1, out.size)))
+        size = max(1, min(MOST_WINDOWS, _MOST_ROOM * len(out) // max(1, out.nbytes)))
         what = READ if factor == 1 else SHRINK
         for first in range(0, len(boxes), size):
             errors += self._some(out[first : first + size], boxes[first : first + size], what, level, factor)
         return errors
 
     def _some(
-        self, out: Pixels, boxes: Sequence[Box], what: int, level: int, factor: int
+        self, out: Values, boxes: Sequence[Box], what: int, level: int, factor: int
     ) -> list[WindowUnreadableError | None]:
         self._keeper.check_open()
         if len(boxes) > 1 and out.size:
-            request = b"".join(REQUEST.pack(what, level, factor, *box.start, *box.stop) for box in boxes)
-            wrong = self._keeper.ask_once(lambda process: process.windows(request, out))
+            asked = b"".join(packed(what, level, factor, box) for box in boxes)
+            wrong = self._keeper.ask_once(lambda process: process.windows(asked, out))
             if wrong is not None and all(isinstance(e, WindowUnreadableError) for e in wrong.values()):
                 return [wrong.get(index) for index in range(len(boxes))]  # type: ignore[misc]
         errors: list[WindowUnreadableError | None] = []
@@ -126,19 +141,30 @@ class GuardedSource:
         }
         if not wanted <= self._asked:  # a message costs as much as the reading of a small window
             self._asked |= wanted
-            self._keeper.tell(REQUEST.pack(AHEAD, level, 1, *box.start, *box.stop))
+            self._keeper.tell(packed(AHEAD, level, 1, box))
 
     def close(self) -> None:
         """End the process. Twice is allowed."""
         self._keeper.close()
 
-    def _fill(self, out: Pixels, what: int, box: Box, level: int, factor: int) -> None:
+    def _fill(self, out: Values, what: int, box: Box, level: int, factor: int) -> None:
         self._keeper.check_open()
         native = Box(tuple(n * factor for n in box.start), tuple(n * factor for n in box.stop))
         _ = self.levels[level]  # an index that is out of range is the caller's mistake, as with any reader
         if out.size:
-            request = REQUEST.pack(what, level, factor, *box.start, *box.stop)
-            self._keeper.ask(lambda process: process.pixels(request, out), Place(native, level))
+            asked = packed(what, level, factor, box)
+            self._keeper.ask(lambda process: process.pixels(asked, out), Place(native, level))
+
+
+class GuardedVolume(Placed, GuardedSource):
+    """A volume that is read in another process. See `VolumeSource`."""
+
+    def __init__(self, path: Path, keeper: Keeper) -> None:
+        found = keeper.facts.volume
+        assert found is not None, "asked before"
+        Placed.__init__(self, found.frame, keeper.facts.spacing)
+        GuardedSource.__init__(self, path, keeper)
+        self.quantity, self.notes = found.quantity, found.notes
 
 
 class GuardedTiledSource(GuardedSource):
@@ -151,9 +177,9 @@ class GuardedTiledSource(GuardedSource):
     def shrinks(self, level: int, factor: int) -> bool:
         """See `TiledSource`."""
         self._keeper.check_open()
-        request = REQUEST.pack(SHRINKS, level, factor, 0, 0, 0, 0)
+        asked = packed(SHRINKS, level, factor)
         place = Place(Box((0, 0), self.levels[level].shape), level)
-        return bool(self._keeper.ask(lambda process: process.ask(request), place)[0])
+        return bool(self._keeper.ask(lambda process: process.ask(asked), place)[0])
 
     def shrunk_into(self, out: Pixels, box: Box, level: int, factor: int) -> None:
         """See `TiledSource`."""
@@ -164,6 +190,6 @@ class GuardedTiledSource(GuardedSource):
         self._keeper.check_open()
         rows, columns = self.tile_shape(level)
         place = Place(Box.at((row * rows, column * columns), (rows, columns)), level)
-        request = REQUEST.pack(DECODE, level, 1, row, column, 0, 0)
+        asked = packed(DECODE, level, 1, Box((row, column), (row, column)))
         most = (rows, columns, self.channels)
-        return self._keeper.ask(lambda process: process.tile(request, most), place)
+        return self._keeper.ask(lambda process: process.tile(asked, most), place)

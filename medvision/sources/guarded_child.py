@@ -26,20 +26,30 @@ import numpy as np
 from medvision.core.errors import MedvisionError
 from medvision.core.geometry import Box
 from medvision.sources.array_source import ArraySource
-from medvision.sources.base import Pixels, Source
+from medvision.sources.base import Source, Values
 from medvision.sources.opening import open_source
 from medvision.sources.parts import files_of
 from medvision.sources.still import read_still
+from medvision.sources.volume import Volume
 
 MESSAGE_BYTES = 1 << 17
 """Longest message; a socket of this kind takes a little more."""
-REQUEST = struct.Struct("<BIIqqqq")
-"""What is asked, level, factor, and the box: first row, first column, end row, end column.
+REQUEST = struct.Struct("<BIIqqqqqq")
+"""What is asked, level, factor, and the box: its start and its stop, of three axes each. Slides have an axis of one
+plane before theirs.
 
 Several windows of one shape are several of these in one message, answered in one.
 """
 REPLY = struct.Struct("<BQQ")
 """What is answered, and two numbers of that answer. JSON follows where the answer has any."""
+
+
+def packed(what: int, level: int = 0, factor: int = 0, box: Box | None = None) -> bytes:
+    """A request, about a box of two or three axes or none."""
+    start, stop = ((), ()) if box is None else (box.start, box.stop)
+    corners = [*(0,) * (3 - len(start)), *start, *(0,) * (3 - len(stop)), *stop]
+    return REQUEST.pack(what, level, factor, *corners)
+
 
 MOST_WINDOWS = 16
 """How many windows one request may ask for."""
@@ -145,6 +155,8 @@ class _Guarded:
             "tiles": [source.tile_shape(i) for i in range(len(source.levels))] if tiled else None,  # type: ignore[attr-defined]
             "ahead": hasattr(source, "fetch_ahead"),
             "still": told,
+            "dtype": source.dtype.name,
+            "volume": _volume_facts(source) if isinstance(source, Volume) else None,
         }
 
 
@@ -162,6 +174,15 @@ def _opened_still(path: Path, still: dict[str, Any]) -> tuple[Source, dict[str, 
         "digest": image.digest,
         "grey": image.pixels.ndim == 2,
         "windowing": [shown.how, shown.low, shown.high, shown.inverted],
+    }
+
+
+def _volume_facts(volume: Volume) -> dict[str, Any]:
+    frame = volume.unsized
+    return {
+        "frame": [frame.origin, frame.spacing, frame.directions],
+        "quantity": volume.quantity,
+        "notes": volume.notes,
     }
 
 
@@ -189,9 +210,8 @@ class _Channel:
 
     def _answer(self, request: bytes) -> bytes | None:
         what, level, factor, *corners = REQUEST.unpack(request)
-        box = (tuple(corners[:2]), tuple(corners[2:]))
         try:
-            return self._do(what, level, factor, box)
+            return self._do(what, level, factor, corners)
         except Exception as error:  # noqa: BLE001 - every failure is told to the parent, which decides
             return None if what == AHEAD else REPLY.pack(FAILED, 0, 0) + self._told(error)
 
@@ -201,14 +221,14 @@ class _Channel:
         asked = list(REQUEST.iter_unpack(request))
         for index, (what, level, factor, *corners) in enumerate(asked):
             try:
-                self._read(what, level, factor, Box(tuple(corners[:2]), tuple(corners[2:])), index)
+                self._read(what, level, factor, self._box(corners), index)
             except Exception as error:  # noqa: BLE001 - as for a single window
                 wrong[index] = self._words(error)
         return REPLY.pack(DONE, len(asked), 0) + (json.dumps(wrong).encode() if wrong else b"")
 
     def _read(self, what: int, level: int, factor: int, box: Box, index: int = 0) -> None:
         source: Any = self._guarded.source
-        out = self._pixels((*box.shape, source.channels), index)
+        out = self._pixels((*box.shape, source.channels), source.dtype, index)
         if what == SHRINK:
             source.shrunk_into(out, box, level, factor)
         elif self._guarded.direct:
@@ -216,41 +236,45 @@ class _Channel:
         else:
             out[:] = source.read(box, level)
 
-    def _do(self, what: int, level: int, factor: int, corners: Any) -> bytes | None:
+    def _box(self, corners: list[int]) -> Box:
+        axes = len(self._guarded.source.axes)
+        return Box(tuple(corners[3 - axes : 3]), tuple(corners[6 - axes :]))
+
+    def _do(self, what: int, level: int, factor: int, corners: list[int]) -> bytes | None:
         if what == OPEN:
             self._tell_size([self._guarded.path])
             return REPLY.pack(DONE, 0, 0) + json.dumps(self._guarded.open()).encode()
         source: Any = self._guarded.source
         if what in (READ, SHRINK):
-            box = Box(*corners)
+            box = self._box(corners)
             self._read(what, level, factor, box)
-            return REPLY.pack(DONE, *box.shape)
+            return REPLY.pack(DONE, *box.shape[:2])
         if what == DIGEST:
             self._tell_size(files_of(self._guarded.path, source.vendor))
             return REPLY.pack(DONE, 0, 0) + json.dumps(source.id).encode()
         if what == SHRINKS:
             return REPLY.pack(DONE, int(source.shrinks(level, factor)), 0)
         if what == DECODE:
-            tile = source.decode(level, *corners[0])
-            self._pixels(tile.shape)[:] = tile
+            tile = source.decode(level, *self._box(corners).start)
+            self._pixels(tile.shape, tile.dtype)[:] = tile
             return REPLY.pack(DONE, *tile.shape[:2])
-        source.fetch_ahead(Box(*corners), level)
+        source.fetch_ahead(self._box(corners), level)
         return None
 
-    def _pixels(self, shape: tuple[int, ...], index: int = 0) -> Pixels:
+    def _pixels(self, shape: tuple[int, ...], dtype: np.dtype[Any], index: int = 0) -> Values:
         if self._map is None:
             try:
                 self._map = mmap.mmap(self._memory, self._size)
             except OSError as error:  # the address space is limited
                 raise MemoryError from error
         size = math.prod(shape)
-        return np.frombuffer(self._map, np.uint8, size, index * size).reshape(shape)
+        return np.frombuffer(self._map, dtype, size, index * size * dtype.itemsize).reshape(shape)
 
     def _tell_size(self, files: list[Path]) -> None:
         size = 0
         for path in files:
             with contextlib.suppress(OSError, ValueError):
-                size += path.stat().st_size
+                size += sum(one.stat().st_size for one in (path.iterdir() if path.is_dir() else [path]))
         self._link.send(REPLY.pack(SIZE, size, 0))
 
     def _told(self, error: Exception) -> bytes:

@@ -15,16 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from medvision.core.errors import MedvisionError, UnreadableSourceError, WindowUnreadableError
 from medvision.core.geometry import Box, Spacing
-from medvision.sources.base import Level
+from medvision.core.world import Vector, WorldFrame
+from medvision.sources.base import DTYPES, Level
 from medvision.sources.facts import ALLOWED, facts
-from medvision.sources.faults import MAX_SIDE
-from medvision.sources.guarded_child import DIGEST, OPEN, REQUEST
+from medvision.sources.faults import MAX_SIDE, place_of
+from medvision.sources.guarded_child import DIGEST, OPEN, packed
 from medvision.sources.guarded_process import START_SECONDS, Limits, LostError, Process
 
 T = TypeVar("T")
 
+_NAMES = tuple(dtype.name for dtype in DTYPES)
 MOST_LOSSES = 64
 """Processes that one source may lose before the rest of it counts as unreadable: two for each window that kills."""
 MOST_LOST_LIMITS = 10
@@ -40,10 +44,25 @@ class Place:
 
     def error(self, path: Path, reason: str) -> WindowUnreadableError:
         """That this cannot be decoded, for a reason."""
-        (top, left), (bottom, right) = self.box.start, self.box.stop
-        return WindowUnreadableError(
-            f"{path}: level {self.level}, rows {top}-{bottom}, columns {left}-{right} cannot be decoded: {reason}"
-        )
+        return WindowUnreadableError(f"{path}: {place_of(self.box, self.level)} cannot be decoded: {reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeFacts:
+    """What a volume says besides."""
+
+    frame: WorldFrame
+    quantity: str
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, told: Any) -> VolumeFacts:
+        """From the child's JSON. Raises `ValueError` or the like where that is out of form."""
+        origin, spacing, directions = told["frame"]
+        plane, row, column = directions
+        axes = (_vector(plane), _vector(row), _vector(column))
+        frame = WorldFrame(_vector(origin), _vector(spacing), axes)
+        return cls(frame, _one_of(told["quantity"], ("", "HU")), tuple(_text(note) for note in told["notes"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +81,8 @@ class Facts:
     tiles: tuple[tuple[int, int], ...]
     """Rows and columns of the tiles of each level; none where the reader shows no tiles."""
     ahead: bool
+    dtype: np.dtype[Any]
+    volume: VolumeFacts | None
     still: Mapping[str, Any] | None
     """Of a still image, what a source does not say; its form is checked by whoever asked for one."""
 
@@ -70,23 +91,29 @@ class Facts:
         """From the child's JSON. Raises `LostError` where that is not what an honest child says."""
         try:
             told: dict[str, Any] = json.loads(data)
-            levels = tuple(Level(_sides(shape), _lengths(side)) for shape, side in told["levels"])
+            axes = _one_of(told["axes"], ("yx", "zyx"))
+            count = len(axes)
+            levels = tuple(
+                Level(_sides(shape, count), _lengths(side, count)) for shape, side in told["levels"]
+            )
             spacing = told["spacing"]
-            tiles = tuple(_sides(tile) for tile in told["tiles"] or ())
+            tiles = tuple(_tile(tile) for tile in told["tiles"] or ())
             found = cls(
-                axes=_one_of(told["axes"], ("yx",)),
+                axes=axes,
                 channels=_one_of(told["channels"], (1, 2, 3, 4)),
                 levels=levels,
                 spacing=None
                 if spacing is None
-                else Spacing(_lengths(spacing[0]), _one_of(spacing[1], ("um", "mm"))),
-                fill=_one_of(told["fill"], range(256)),
+                else Spacing(_lengths(spacing[0], count), _one_of(spacing[1], ("um", "mm"))),
+                fill=_one_of(told["fill"], range(-(2**15), 2**15)),
                 reader=_text(told["reader"]),
                 why=_text(told["why"]),
                 vendor=_text(told["vendor"]),
                 metadata={_one_of(key, ALLOWED): _text(value) for key, value in told["metadata"].items()},
                 tiles=tiles,
                 ahead=told["ahead"] is True,
+                dtype=_one_of(np.dtype(_one_of(told["dtype"], _NAMES)), DTYPES),
+                volume=None if told["volume"] is None else VolumeFacts.of(told["volume"]),
                 still=told["still"],
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
@@ -94,7 +121,8 @@ class Facts:
         plain = all(
             facts({key: value}).get(key, "") == value.strip() for key, value in found.metadata.items()
         )
-        if not levels or len(tiles) not in (0, len(levels)) or not plain:
+        is_volume = found.volume is not None
+        if not levels or len(tiles) not in (0, len(levels)) or not plain or is_volume != (axes == "zyx"):
             raise LostError("the reading process answered out of form")
         return found
 
@@ -169,7 +197,7 @@ class Keeper:
         """SHA-256 of the content; in a process for this alone where the source is closed."""
 
         def made(process: Process) -> str:
-            answer = process.ask(REQUEST.pack(DIGEST, 0, 0, 0, 0, 0, 0))[2]
+            answer = process.ask(packed(DIGEST))[2]
             if len(answer) != 66 or not set(answer[1:-1]) <= set(b"0123456789abcdef"):
                 raise LostError("the reading process answered out of form")
             return answer[1:-1].decode()
@@ -236,7 +264,7 @@ class Keeper:
         started = time.monotonic()
         process = Process(self._path, self._limits, self._folder, self._still)
         try:
-            found = Facts.of(process.ask(REQUEST.pack(OPEN, 0, 0, 0, 0, 0, 0), START_SECONDS)[2])
+            found = Facts.of(process.ask(packed(OPEN), START_SECONDS)[2])
             if self._facts not in (None, found):
                 raise LostError("the file is not what it was when it was opened")
         except LostError:
@@ -277,16 +305,26 @@ class Keeper:
         process.kill()
 
 
-def _sides(value: Any) -> tuple[int, int]:
-    rows, columns = value
-    if not all(type(n) is int and 1 <= n <= MAX_SIDE for n in (rows, columns)):
-        raise ValueError(value)
+def _tile(value: Any) -> tuple[int, int]:
+    rows, columns = _sides(value, 2)
     return rows, columns
 
 
-def _lengths(value: Any) -> tuple[float, ...]:
+def _vector(value: Any) -> Vector:
+    x, y, z = (float(n) for n in value)
+    return x, y, z
+
+
+def _sides(value: Any, axes: int) -> tuple[int, ...]:
+    sides = tuple(value)
+    if len(sides) != axes or not all(type(n) is int and 1 <= n <= MAX_SIDE for n in sides):
+        raise ValueError(value)
+    return sides
+
+
+def _lengths(value: Any, axes: int) -> tuple[float, ...]:
     lengths = tuple(float(n) for n in value)
-    if len(lengths) != 2 or not all(math.isfinite(n) and n > 0 for n in lengths):
+    if len(lengths) != axes or not all(math.isfinite(n) and n > 0 for n in lengths):
         raise ValueError(value)
     return lengths
 

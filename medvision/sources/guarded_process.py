@@ -26,7 +26,7 @@ import numpy as np
 
 from medvision.core import errors
 from medvision.core.errors import MedvisionError, UnreadableSourceError, UsageError
-from medvision.sources.base import Pixels
+from medvision.sources.base import UINT8, Pixels, Values
 from medvision.sources.faults import reason_of
 from medvision.sources.guarded_child import DONE, FAILED, MESSAGE_BYTES, REPLY, SIZE
 
@@ -155,28 +155,28 @@ class Process:
         self._keep(channel)
         return answer
 
-    def pixels(self, request: bytes, out: Pixels) -> None:
+    def pixels(self, request: bytes, out: Values) -> None:
         """Have `out` filled. Raises as `ask` does; `out` may then hold anything."""
-        channel = self._take(out.size)
+        channel = self._take(out.nbytes)
         try:
             rows, columns, _ = channel.ask(request, self.limits)
             if (rows, columns) != out.shape[:2]:
                 raise LostError(f"the reading process answered {rows} x {columns} pixels for {out.shape}")
-            out[:] = channel.pixels(out.shape)
+            out[:] = channel.pixels(out.shape, out.dtype)
         except BaseException as error:
             self._drop(channel, error)
             raise
         self._keep(channel)
 
-    def windows(self, request: bytes, out: Pixels) -> dict[int, Exception]:
+    def windows(self, request: bytes, out: Values) -> dict[int, Exception]:
         """Have windows `out[0]`, `out[1]`, ... filled; those that could not be, with the child's errors."""
-        channel = self._take(out.size)
+        channel = self._take(out.nbytes)
         try:
             count, _, told = channel.ask(request, self.limits)
             if count != len(out):
                 raise LostError(f"the reading process answered {count} windows for {len(out)}")
             wrong = _errors_from(told, self.limits)
-            pixels = channel.pixels(out.shape)
+            pixels = channel.pixels(out.shape, out.dtype)
             for index in range(count):
                 if index not in wrong:
                     out[index] = pixels[index]
@@ -193,7 +193,7 @@ class Process:
             rows, columns, _ = channel.ask(request, self.limits)
             if rows > most[0] or columns > most[1]:
                 raise LostError(f"the reading process answered {rows} x {columns} pixels for {most}")
-            tile = channel.pixels((rows, columns, most[2])).copy()
+            tile = channel.pixels((rows, columns, most[2]), UINT8).copy()
         except BaseException as error:
             self._drop(channel, error)
             raise
@@ -338,9 +338,9 @@ class _Channel:
                 self._link.setsockopt(socket.SOL_SOCKET, side, limit)
             self._limit = seconds
 
-    def pixels(self, shape: tuple[int, ...]) -> Pixels:
+    def pixels(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Values:
         """What the child wrote, where it lies."""
-        return np.frombuffer(self._map, np.uint8, math.prod(shape)).reshape(shape)
+        return np.frombuffer(self._map, dtype, math.prod(shape)).reshape(shape)
 
     def close(self) -> None:
         """Let go of the socket and the memory; the child's thread then ends."""

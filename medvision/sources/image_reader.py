@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medvision.core.digest import digest_file
 from medvision.core.errors import SourceTooLargeError, UnreadableSourceError
 from medvision.core.geometry import Box, Spacing
-from medvision.sources.base import READERS, Level, Pixels
+from medvision.sources.base import READERS, UINT8, Level, Pixels
 from medvision.sources.facts import facts
 from medvision.sources.faults import (
     MAX_FLAT_PIXELS,
@@ -69,6 +69,7 @@ class ImageSource:
     axes: str = "yx"
     channels: int = 3
     fill: int = 255
+    dtype: np.dtype[Any] = UINT8
     reader: str = "image"
 
     def __post_init__(self) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medvision.core.geometry import Box, Spacing
-from medvision.sources.base import Level, Pixels
+from medvision.sources.base import UINT8, Level, Pixels
 
 
 @dataclass(eq=False)
@@ -34,6 +35,7 @@ class OccludedSource:
     reader: str = "occluded"
     why: str = "copies of an image with a square hidden"
     vendor: str = "array"
+    dtype: np.dtype[Any] = UINT8
 
     @property
     def channels(self) -> int:

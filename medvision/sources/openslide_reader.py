@@ -15,7 +15,7 @@ import numpy as np
 from medvision.core.digest import digest_file, digest_files
 from medvision.core.errors import UnreadableSourceError
 from medvision.core.geometry import Box, Spacing
-from medvision.sources.base import READERS, Level, Pixels
+from medvision.sources.base import READERS, UINT8, Level, Pixels
 from medvision.sources.facts import facts
 from medvision.sources.faults import (
     MAX_TILE_PIXELS,
@@ -64,6 +64,7 @@ class OpenSlideSource:
     axes: str = "yx"
     channels: int = 3
     fill: int = 255
+    dtype: np.dtype[Any] = UINT8
     reader: str = "openslide"
 
     def __post_init__(self) -> None:

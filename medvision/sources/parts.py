@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 
 def files_of(path: Path, vendor: str) -> list[Path]:
-    """All files of the slide at `path`, itself among them; `vendor` as OpenSlide calls it."""
+    """All files of the slide or series at `path`, itself among them; `vendor` as its reader calls it."""
     if vendor == "mirax":
         return [path, *_below(path.with_suffix(""))]
     if vendor == "hamamatsu":
         return [path, *_named_in(path)]
-    if vendor == "dicom":
+    if vendor in ("dicom", "DICOM"):
         return _series(path)
     return [path]
 
@@ -35,7 +36,7 @@ def _named_in(path: Path) -> list[Path]:
 
 def _series(path: Path) -> list[Path]:
     """DICOM instances in the same folder that belong to the same series, as OpenSlide gathers them."""
-    own = _series_uid(path)
+    own = None if path.is_dir() else _series_uid(path)
     if own is None:
         return [path]
     return sorted(p for p in path.parent.iterdir() if p == path or (p.is_file() and _series_uid(p) == own))
@@ -61,7 +62,7 @@ def one_of_each_slide(paths: Iterable[Path]) -> list[Path]:
     seen: set[tuple[Path, str]] = set()
     for path in paths:
         uid = None
-        if path.suffix.lower() in (".dcm", ".dicom"):
+        if _is_dicom(path):
             with contextlib.suppress(OSError):
                 uid = _series_uid(path)
         if uid is not None:
@@ -70,3 +71,17 @@ def one_of_each_slide(paths: Iterable[Path]) -> list[Path]:
             seen.add((path.parent, uid))
         kept.append(path)
     return kept
+
+
+def one_of_each_scan(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """`paths` below `folder`, with one for each DICOM series: its folder where it lies there alone, else a file."""
+    kept = one_of_each_slide(paths)
+    series = Counter(path.parent for path in kept if _is_dicom(path))
+    return [
+        path.parent if _is_dicom(path) and series[path.parent] == 1 and path.parent != folder else path
+        for path in kept
+    ]
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in (".dcm", ".dicom")

@@ -1,6 +1,7 @@
 """The only level choice and the only resampling: a source read on a grid of a wanted spacing.
 
-The *plan grid* at spacing s has pixel i cover [i*s, (i+1)*s) micrometres from the corner of level 0. Every output pixel
+The *plan grid* at spacing s has pixel i cover [i*s, (i+1)*s) from the corner of level 0. Spacings are micrometres of
+slides and millimetres of volumes: one number for a square or cube, or a `Spacing` with one per axis. Every output pixel
 is a function of its own index alone, so a window has the same pixels whether it is read alone or cut from a larger
 read, and rounding does not add up along a slide.
 
@@ -9,7 +10,10 @@ With f the side of a wanted pixel in pixels of the level that is read:
 - f within 1% of an integer k (0.499 served as 0.5; 0.2501 averaged to 0.5): the mean of the k x k whole native pixels
   whose centre is nearest. Nothing is blurred; the position is off by half a native pixel at most, anywhere on a slide.
 - f > 1 otherwise: the exact mean over the pixel's area, fractions of native pixels weighted by their share.
-- f < 1: bilinear between native pixel centres; the file is coarser than what was asked for.
+- f < 1: linear between native pixel centres; the file is coarser than what was asked for.
+
+Slides, which are bytes in two axes, have one way for both axes, and fast ones. Volumes have a way for each axis
+(`medvision.sources.separable`), so that thick slices can be interpolated while their pixels are averaged.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -25,8 +29,9 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import PixelsMissingError, UsageError, WindowUnreadableError
-from medvision.core.geometry import Box
-from medvision.sources.base import ManySource, Pixels, Source
+from medvision.core.geometry import Box, Spacing, Unit
+from medvision.sources.base import UINT8, ManySource, Pixels, Source, Values
+from medvision.sources.separable import first_natives, shares_of_area, weighted_along, write_separable
 from medvision.sources.shrink import shrink_into
 from medvision.sources.spacing import require_spacing
 from medvision.sources.tile_memory import MEMORY
@@ -43,30 +48,30 @@ _TILE_SIDE = 128
 _NATIVE_SIDE = 2048
 """Side of the largest native block held while reducing; bounds memory and keeps 32-bit integral images exact."""
 
-_Write = Callable[[Pixels, Box], None]
+_Write = Callable[[Values, Box], None]
 Indices = npt.NDArray[np.int64]
 
 
-def extent_at(source: Source, spacing_um: float) -> tuple[int, int]:
-    """Rows and columns of the plan grid at `spacing_um`: the pixels whose centre lies inside, at least one."""
-    spacing = _fit(source, spacing_um)
-    rows, columns = (
-        max(1, math.ceil(n * side / spacing_um - 0.5 - 1e-6))
-        for n, side in zip(source.levels[0].shape, spacing, strict=True)
+def extent_at(source: Source, spacing: float | Spacing) -> tuple[int, ...]:
+    """Shape of the plan grid at `spacing`: along each axis the pixels whose centre lies inside, at least one."""
+    native, wanted = _fit(source, spacing)
+    return tuple(
+        max(1, math.ceil(n * side / new - 0.5 - 1e-6))
+        for n, side, new in zip(source.levels[0].shape, native, wanted, strict=True)
     )
-    return rows, columns
 
 
-def read_at(source: Source, box: Box, spacing_um: float, out: Pixels | None = None) -> Pixels:
-    """Pixels of `box`, in plan pixels at `spacing_um`, as uint8 `(*box.shape, 3)`; `source.fill` outside the image.
+def read_at(source: Source, box: Box, spacing: float | Spacing, out: Values | None = None) -> Values:
+    """Pixels of `box`, in plan pixels at `spacing`, `(*box.shape, channels)`; `source.fill` outside the image.
 
     With `out` they are written there, and it is returned. Who reads many windows makes one `Reading` instead.
 
     Raises:
         SpacingError: if the source has no spacing fit to measure with.
+        UsageError: if `spacing` is not one of this source's axes and unit.
         WindowUnreadableError: if any part inside the image cannot be decoded.
     """
-    return Reading.of(source, spacing_um).read(box, out)
+    return Reading.of(source, spacing).read(box, out)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -78,15 +83,25 @@ class Reading:
 
     source: Source
     level: int
-    factors: tuple[float, float]
+    factors: tuple[float, ...]
     write: _Write
     own: int = 0
     """Side of the blocks of pixels that the reader itself averages for this; 1 is a plain copy, and 0 is neither."""
 
     @classmethod
-    def of(cls, source: Source, spacing_um: float) -> Reading:
-        """Choose level and resampling. Raises `SpacingError` where the spacing is not fit to measure with."""
-        level, factors = choose_level(source, spacing_um)
+    def of(cls, source: Source, spacing: float | Spacing) -> Reading:
+        """Choose level and resampling. Raises what `read_at` raises of spacings."""
+        level, factors = choose_level(source, spacing)
+        if len(factors) != 2 or source.dtype != UINT8:
+            nearest = (max(1, round(f)) for f in factors)
+            whole = tuple(
+                k if abs(f / k - 1) <= TOLERANCE else 0 for f, k in zip(factors, nearest, strict=True)
+            )
+            return cls(source, level, factors, partial(write_separable, source, level, factors, whole))
+        return cls._of_slide(source, level, (factors[0], factors[1]))
+
+    @classmethod
+    def _of_slide(cls, source: Source, level: int, factors: tuple[float, float]) -> Reading:
         row, column = (max(1, round(f)) for f in factors)
         if abs(factors[0] / row - 1) <= TOLERANCE and abs(factors[1] / column - 1) <= TOLERANCE:
             own = _own_means(source, level, factors, (row, column))
@@ -95,14 +110,15 @@ class Reading:
         native = (max(1.0, factors[0]), max(1.0, factors[1]))
         return cls(source, level, factors, _in_parts(native, partial(mean, source, level, factors)))
 
-    def read(self, box: Box, out: Pixels | None = None) -> Pixels:
-        """Pixels of `box`, in plan pixels, uint8 `(*box.shape, 3)`; in `out` where it is given. See `read_at`."""
-        pixels = np.empty((*box.shape, 3), np.uint8) if out is None else out
+    def read(self, box: Box, out: Values | None = None) -> Values:
+        """Pixels of `box`, in plan pixels, `(*box.shape, channels)`; in `out` where it is given. See `read_at`."""
+        source = self.source
+        pixels = np.empty((*box.shape, source.channels), source.dtype) if out is None else out
         if pixels.size:
             self.write(pixels, box)
         return pixels
 
-    def read_many(self, boxes: Sequence[Box], out: Pixels) -> list[WindowUnreadableError | None]:
+    def read_many(self, boxes: Sequence[Box], out: Values) -> list[WindowUnreadableError | None]:
         """`read` of boxes of one shape into `out[0]`, `out[1]`, ...; for each, what it would raise, or None."""
         if self.own and hasattr(self.source, "read_many"):
             return cast("ManySource", self.source).read_many(out, boxes, self.level, self.own)
@@ -190,30 +206,34 @@ def overview(source: Source, spacing_um: float, block: int = 256) -> Whole:
     return whole
 
 
-def choose_level(source: Source, spacing_um: float) -> tuple[int, tuple[float, float]]:
+def choose_level(source: Source, spacing: float | Spacing) -> tuple[int, tuple[float, ...]]:
     """The coarsest level whose pixels are at most as large as wanted (within 1%).
 
     With it, how many of its pixels a wanted pixel spans, per axis. Level 0 where every level is coarser than wanted.
     """
-    spacing = _fit(source, spacing_um)
-    best, factors = 0, (spacing_um / spacing[0], spacing_um / spacing[1])
+    native, wanted = _fit(source, spacing)
+    best, factors = 0, tuple(new / side for new, side in zip(wanted, native, strict=True))
     for index, level in enumerate(source.levels[1:], start=1):
-        candidate = (
-            spacing_um / (spacing[0] * level.downsample[0]),
-            spacing_um / (spacing[1] * level.downsample[1]),
+        candidate = tuple(
+            new / (side * down) for new, side, down in zip(wanted, native, level.downsample, strict=True)
         )
         if min(candidate) >= 1 - TOLERANCE and max(candidate) <= max(factors):
             best, factors = index, candidate
     return best, factors
 
 
-def _fit(source: Source, spacing_um: float) -> tuple[float, float]:
-    if not (math.isfinite(spacing_um) and spacing_um > 0):
+def _fit(source: Source, spacing: float | Spacing) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Native and wanted spacing per axis."""
+    axes = len(source.levels[0].shape)
+    unit: Unit = "mm" if axes == 3 else "um"
+    wanted = spacing.values if isinstance(spacing, Spacing) else (spacing,) * axes
+    if len(wanted) != axes or (isinstance(spacing, Spacing) and spacing.unit != unit):
+        raise UsageError(f"cannot read {source.path.name} at {spacing}; it has {axes} axes in {unit}")
+    if not all(math.isfinite(new) and new > 0 for new in wanted):
         raise UsageError(
-            f"cannot read {source.path.name} at {spacing_um} um per pixel; give a positive spacing"
+            f"cannot read {source.path.name} at {spacing} {unit} per pixel; give a positive spacing"
         )
-    row, column = require_spacing(source).values
-    return row, column
+    return require_spacing(source, unit).values, wanted
 
 
 def _in_parts(factors: tuple[float, float], write: _Write) -> _Write:
@@ -249,7 +269,9 @@ def _mean_of_whole(
     box: Box,
 ) -> None:
     """The mean of k x m whole native pixels for each."""
-    rows, columns = (_firsts(box, axis, factors[axis], wholes[axis]) for axis in (0, 1))
+    rows, columns = (
+        first_natives(box.start[axis], box.stop[axis], factors[axis], wholes[axis]) for axis in (0, 1)
+    )
     k, m = wholes
     native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + k, int(columns[-1]) + m))
     pixels = np.asarray(source.read(native, level))
@@ -263,14 +285,6 @@ def _mean_of_whole(
                 out[i0:i1, j0:j1] = piece
             else:
                 shrink_into(out[i0:i1, j0:j1], piece)
-
-
-def _firsts(box: Box, axis: int, factor: float, whole: int) -> Indices:
-    """First of the `whole` native pixels nearest to the centre of each wanted pixel."""
-    centres = (np.arange(box.start[axis], box.stop[axis]) + 0.5) * factor
-    # Half a millionth keeps exact multiples on their pixel whatever the last bit of `factor`.
-    firsts: Indices = np.floor(centres - whole / 2 + 0.5 + 5e-7).astype(np.int64)
-    return firsts
 
 
 def _runs(firsts: Indices, whole: int) -> list[tuple[int, int]]:
@@ -287,48 +301,18 @@ def _mean_of_area(source: Source, level: int, factors: tuple[float, float], out:
     if max(factors) > _MOST_TAPS:
         _mean_of_large_area(source, level, factors, out, box)
         return
-    shares = [_shares(box.start[axis], box.stop[axis], factors[axis]) for axis in (0, 1)]
+    shares = [shares_of_area(box.start[axis], box.stop[axis], factors[axis]) for axis in (0, 1)]
     start = tuple(first for first, _ in shares)
     stop = tuple(first + matrix.shape[1] for first, matrix in shares)
     native = source.read(Box(start, stop), level)
     # Rows are weighted at the speed of a copy, single pixels are not: hence the turn before the second axis.
-    rows = _product(shares[0][1], _as_float(native))
+    rows = weighted_along(shares[0][1], _as_float(native))
     turned = cv2.transpose(rows, dst=_float_array((rows.shape[1], rows.shape[0], 3)))
-    columns = _product(shares[1][1], np.asarray(turned, np.float32))
+    columns = weighted_along(shares[1][1], np.asarray(turned, np.float32))
     upright = cv2.transpose(columns, dst=_float_array((columns.shape[1], columns.shape[0], 3)))
     made = cv2.convertScaleAbs(upright, dst=out)  # rounds to the nearest, and to even between two
     if made is not out:  # a layout that OpenCV does not write to
         out[:] = made
-
-
-@lru_cache(maxsize=256)
-def _shares(start: int, stop: int, factor: float) -> tuple[int, Any]:
-    """How much each native pixel adds to each wanted one of `start..stop`: a sparse matrix (wanted, native).
-
-    With it, the first native pixel. Neighbouring windows share their rows or columns, hence the cache.
-    """
-    from scipy.sparse import csr_array  # a quarter of a second to load, and needed for few spacings
-
-    edges = np.arange(start, stop + 1) * factor
-    first, last = math.floor(edges[0]), math.ceil(edges[-1])
-    edges -= first
-    lower, upper = edges[:-1, None], edges[1:, None]
-    at = np.floor(lower) + np.arange(int((np.ceil(upper) - np.floor(lower)).max(initial=1)))
-    covered = np.clip(np.minimum(upper, at + 1) - np.maximum(lower, at), 0, None)
-    met = covered > 0
-    ends = np.concatenate([[0], met.sum(axis=1).cumsum()]).astype(np.int32)
-    values = (covered / (upper - lower))[met].astype(np.float32)
-    return first, csr_array((values, at[met].astype(np.int32), ends), shape=(stop - start, last - first))
-
-
-def _product(shares: Any, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Means of `values` (n, m, 3) along its first axis.
-
-    A sparse product adds the few values of each in their order, whatever else is computed with it, so that a pixel does
-    not depend on its window. It releases the interpreter lock.
-    """
-    means: npt.NDArray[np.float32] = shares @ values.reshape(len(values), -1)
-    return means.reshape(len(means), *values.shape[1:])
 
 
 def _as_float(pixels: Pixels) -> npt.NDArray[np.float32]:

@@ -1,18 +1,22 @@
-"""The one place that decides what counts as a physical spacing of a slide, and when to refuse one.
+"""The one place that decides what counts as a physical spacing, and when to refuse one.
 
-Spacing is the side of a level-0 pixel in micrometres, array order (row, column).
+Spacing is the side of a level-0 pixel in array order: micrometres (row, column) of a slide, millimetres (plane, row,
+column) of a volume.
 """
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from medvision.core.errors import SpacingError, UsageError
-from medvision.core.geometry import Spacing
+from medvision.core.geometry import Spacing, Unit
 from medvision.sources.base import Source
 
 FINEST_UM, COARSEST_UM = 0.02, 100.0
 """What a pixel of a microscope picture can measure; outside, the stated figure is a mistake."""
+FINEST_MM, COARSEST_MM = 0.005, 50.0
+"""What a voxel of a scan can measure: micro-CT to the thickest slices; outside, the stated figure is a mistake."""
 MAX_ANISOTROPY = 0.02
 """Largest relative difference between the sides of a pixel that is treated as square."""
 COARSEST_TAG_UM = 20.0
@@ -56,14 +60,33 @@ def from_resolution(rows: float, columns: float, unit: str) -> Spacing | None:
     return spacing
 
 
-def require_spacing(source: Source) -> Spacing:
-    """The level-0 spacing of a slide, fit to measure with.
+def volume_spacing_refused(path: Path, spacing_um: object) -> UsageError:
+    """The error for a slide's spacing that was given for a volume."""
+    return UsageError(f"{path}: is a volume, whose spacing is in millimetres; {spacing_um} µm cannot be it")
+
+
+def supplied_mm(spacing_mm: float | tuple[float, float, float]) -> Spacing:
+    """A volume's spacing that a person gave: one number, or (plane, row, column).
 
     Raises:
-        SpacingError: if it is missing, outside 0.02 to 100 µm, more than 2% from square, or impossible at the stated
-            objective. The message says what to pass.
+        UsageError: if it is not positive and finite.
     """
-    problem = _problem(source)
+    values = spacing_mm if isinstance(spacing_mm, tuple) else (spacing_mm,) * 3
+    if len(values) != 3 or not all(math.isfinite(v) and v > 0 for v in values):
+        raise UsageError(
+            f"a spacing of {spacing_mm} mm per voxel is not positive; a chest CT has about 1 0.7 0.7"
+        )
+    return Spacing(tuple(float(v) for v in values), "mm", "supplied")
+
+
+def require_spacing(source: Source, unit: Unit = "um") -> Spacing:
+    """The level-0 spacing of a slide (`unit` "um") or volume ("mm"), fit to measure with.
+
+    Raises:
+        SpacingError: if it is missing, of the other kind, or out of range: 0.005 to 50 mm for a volume; for a slide
+            0.02 to 100 µm, square within 2%, and possible at the stated objective. The message says what to pass.
+    """
+    problem = _problem(source) if unit == "um" else _volume_problem(source)
     if problem is not None:
         raise SpacingError(f"{source.path.name}: {problem}")
     assert source.spacing is not None  # its absence is a problem
@@ -72,7 +95,7 @@ def require_spacing(source: Source) -> Spacing:
 
 def spacing_warnings(source: Source) -> list[str]:
     """Sentences on a missing, refused or unlikely spacing; empty where all is well. They do not name the file."""
-    problem = _problem(source)
+    problem = _volume_problem(source) if source.axes == "zyx" else _problem(source)
     if problem is not None:
         return [problem[0].upper() + problem[1:]]
     product = _product(source)
@@ -88,6 +111,8 @@ def spacing_warnings(source: Source) -> list[str]:
 def _problem(source: Source) -> str | None:
     """Why the spacing cannot be measured with, and what to pass instead; None where it can."""
     spacing = source.spacing
+    if len(source.levels[0].shape) == 3:
+        return "it is a volume in millimetres, and a slide or picture in micrometres is wanted"
     if spacing is None:
         return (
             "the file does not say how large a pixel is. Supply it in micrometres, for example --slide-spacing 0.5 for "
@@ -111,6 +136,23 @@ def _problem(source: Source) -> str | None:
     ):
         power = float(source.metadata["objective_power"])
         return f"a spacing of {spacing} is impossible for a {power:g}x objective. {advice}"
+    return None
+
+
+def _volume_problem(source: Source) -> str | None:
+    spacing = source.spacing
+    if spacing is None:
+        return (
+            "the file does not say how large a voxel is. Supply it in millimetres as planes, rows, columns, for "
+            "example --volume-spacing 1 0.7 0.7"
+        )
+    if spacing.unit != "mm":
+        return f"spacing is in {spacing.unit}, and a volume wants millimetres"
+    if not all(FINEST_MM <= v <= COARSEST_MM for v in spacing.values):
+        return (
+            f"a spacing of {spacing} is outside {FINEST_MM:g} to {COARSEST_MM:g} mm/px. If you know better, pass the "
+            "true value, for example --volume-spacing 1 0.7 0.7"
+        )
     return None
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UnreadableSourceError, UsageError
+from medvision.ops.window import between
 from medvision.sources.base import Pixels
 from medvision.sources.facts import facts as allowed_facts
 from medvision.sources.faults import (
@@ -20,7 +21,7 @@ from medvision.sources.faults import (
     quiet,
     reason_of,
 )
-from medvision.sources.still_image import WINDOWS, Grey, StillImage, Window, Windowing, between, windowed
+from medvision.sources.still_image import WINDOWS, Grey, StillImage, Window, Windowing, windowed
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _MACROS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
@@ -30,9 +31,9 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
     """The image, or the named frame, in a file's bytes. See `medvision.sources.still.read_still`."""
     # All of it without warnings: values are converted, and found to be odd, when they are first looked at.
     with quiet():
-        dataset = _dataset(BytesIO(data))
+        dataset = dataset_of(BytesIO(data))
         at = _frame(dataset, frame)
-        stored = _decoded(dataset, at)
+        stored = stored_pixels(dataset, at)
         bits = int(dataset.get("BitsStored", stored.dtype.itemsize * 8))
         if stored.ndim == 3:
             pixels, windowing = _colour(stored, bits)
@@ -51,19 +52,28 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
 def look_at_dicom(stream: BinaryIO, frame: int | None) -> None:
     """Read the header of a file that is open. See `medvision.sources.still.look_at_still`."""
     with quiet():
-        _frame(_dataset(stream, pixels=False), frame)
+        _frame(dataset_of(stream, pixels=False), frame)
 
 
-def _dataset(stream: BinaryIO, *, pixels: bool = True) -> Any:
-    import pydicom
+def refuse_deflated(stream: BinaryIO) -> None:
+    """Raise `UnreadableSourceError` for a deflated DICOM file: it unfolds without limit when it is read.
+
+    It is told by its first group, which is never deflated.
+    """
     from pydicom.filereader import data_element_generator
 
-    # A deflated file unfolds without limit when it is read, so it is told by its first group, which is never deflated.
     stream.seek(132)
     head = data_element_generator(stream, False, True, stop_when=lambda tag, _vr, _length: tag.group != 2)
     for element in head:
         if element.tag == 0x00020010 and _DEFLATED.encode() in bytes(element.value or b""):
             raise UnreadableSourceError("a deflated DICOM file, which is not read; save it uncompressed")
+
+
+def dataset_of(stream: BinaryIO, *, pixels: bool = True) -> Any:
+    """The data set in a file that is open, which holds an image. Raises `UnreadableSourceError` where it holds none."""
+    import pydicom
+
+    refuse_deflated(stream)
     stream.seek(0)
     dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels)
     for name in ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel"):
@@ -84,7 +94,7 @@ def _frame(dataset: Any, frame: int | None) -> int:
     return frame or 0
 
 
-def _decoded(dataset: Any, frame: int) -> npt.NDArray[Any]:
+def stored_pixels(dataset: Any, frame: int) -> npt.NDArray[Any]:
     """Stored grey values `(rows, columns)`, or RGB `(rows, columns, 3)`."""
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.pixels.utils import pixel_array
@@ -123,7 +133,7 @@ def _grey(dataset: Any, stored: Grey, bits: int, window: Window, frame: int) -> 
             raise UsageError(
                 f"grey of {bits} bits, and neither the file nor a parameter gives a window: choose {WINDOWS}"
             )
-        pixels, windowing = windowed(values, window or "full", full, ~_padding(dataset, stored))
+        pixels, windowing = windowed(values, window or "full", full, ~padding(dataset, stored))
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         return 255 - pixels, replace(windowing, inverted=True)
     return pixels, windowing
@@ -193,11 +203,17 @@ def _full(facts: Any, stored: Grey, bits: int) -> tuple[float, float] | None:
     return float(meant.min()), float(meant.max())
 
 
-def _padding(dataset: Any, stored: Grey) -> npt.NDArray[np.bool_]:
+def padding(dataset: Any, stored: Grey) -> npt.NDArray[np.bool_]:
     """Where the file says that there is no image, only padding."""
     first = dataset.get("PixelPaddingValue")
     if not isinstance(first, int):
         return np.zeros(stored.shape, np.bool_)
     last = dataset.get("PixelPaddingRangeLimit", first)
-    low, high = sorted((first, last if isinstance(last, int) else first))
+    low, high = sorted(_as_stored(one, stored) for one in (first, last if isinstance(last, int) else first))
     return np.asarray((stored >= low) & (stored <= high))
+
+
+def _as_stored(value: int, stored: Grey) -> int:
+    """A value that was written as if without a sign, 63536 for -2000, as signed pixels hold it."""
+    bits = stored.dtype.itemsize * 8
+    return value - (1 << bits) if stored.dtype.kind == "i" and value >= 1 << (bits - 1) else value

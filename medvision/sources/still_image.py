@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UsageError
+from medvision.ops.window import between
 from medvision.sources.base import Pixels
 
 Grey = npt.NDArray[Any]
@@ -105,14 +106,3 @@ def windowed(
     else:
         how, (low, high) = "full range", full
     return between(values, low, high), Windowing(how, low, high)
-
-
-def between(values: Grey, low: float, high: float) -> Pixels:
-    """255 * (value - low) / (high - low), rounded and cut to 0..255; of equal ends, 0 up to them and 255 above."""
-    if high <= low:
-        return np.where(values > low, 255, 0).astype(np.uint8)
-    scaled = np.subtract(values, low, dtype=np.float64)
-    scaled *= 255 / (high - low)
-    scaled += 0.5
-    np.clip(scaled, 0, 255, out=scaled)
-    return scaled.astype(np.uint8)

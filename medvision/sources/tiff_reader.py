@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from medvision.core.digest import digest_file
 from medvision.core.errors import UnreadableSourceError
 from medvision.core.geometry import Box, Spacing
-from medvision.sources.base import READERS, Level, Pixels
+from medvision.sources.base import READERS, UINT8, Level, Pixels
 from medvision.sources.faults import DeclinedError, TileMissingError, declining, read_twice
 from medvision.sources.levels import pyramid
 from medvision.sources.shrink import shrink_into
@@ -73,6 +74,7 @@ class TiffSource:
     axes: str = "yx"
     channels: int = 3
     fill: int = 255
+    dtype: np.dtype[Any] = UINT8
     reader: str = "tiff"
 
     def __post_init__(self) -> None:

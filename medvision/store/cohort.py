@@ -19,7 +19,7 @@ from medvision.store.records import ItemKind
 
 COLUMNS = ("slide_id", "path", "label", "patient", "split", "annotation", "spacing")
 _REQUIRED = ("slide_id", "path")
-_OF_IMAGES = ("image_id", "image")
+_OTHERS = ("image_id", "image", "scan_id", "scan")
 """What the table of some images' labels calls their ids."""
 
 
@@ -96,7 +96,7 @@ def read_cohort(path: Path, *, all_there: bool = True, item: ItemKind = "slide")
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
             header = [
-                "slide_id" if name.strip() in _OF_IMAGES else name.strip() for name in reader.fieldnames or ()
+                "slide_id" if name.strip() in _OTHERS else name.strip() for name in reader.fieldnames or ()
             ]
             _check_header(path, header, item)
             reader.fieldnames = header

@@ -23,7 +23,7 @@ _DIGITS = 16
 
 
 class Pseudonyms:
-    """Pseudonyms by one key: `slide-` or `image-`, and 16 hexadecimal digits: two coincide once in 10^19 pairs."""
+    """Pseudonyms by one key: `slide-`, `image-` or `scan-`, and 16 hexadecimal digits: two meet once in 10^19 pairs."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) < LEAST_BYTES:
@@ -31,7 +31,7 @@ class Pseudonyms:
         self._key = key
 
     def of(self, item_id: str, item: ItemKind = "slide") -> str:
-        """The pseudonym of a slide or an image."""
+        """The pseudonym of a slide, an image or a scan."""
         return f"{item}-{self._digest(item, item_id)}"
 
     @property

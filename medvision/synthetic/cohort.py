@@ -9,10 +9,8 @@ DIR/SPLIT/reference/SLIDE.xml, SLIDE_mask.tif
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +24,7 @@ from medvision.synthetic.cohort_config import CohortConfig, GroupConfig
 from medvision.synthetic.noise import key
 from medvision.synthetic.recipe import SlideRecipe
 from medvision.synthetic.slide import write_synthetic_slide
+from medvision.synthetic.workers import in_processes
 
 MANIFEST = "cohort.csv"
 RECIPES = "cohort.json"
@@ -100,7 +99,7 @@ def write_cohort_slides(
             (folder / name).unlink(missing_ok=True)
     atomic_write(folder / RECIPES, (json.dumps(recipes, indent=1) + "\n").encode())
     done = len(planned) - len(missing)
-    for one in _drawn(missing, folder, workers or os.cpu_count() or 1):
+    for one in in_processes(_draw, missing, folder, workers or os.cpu_count() or 1):
         done += 1
         if on_slide is not None:
             on_slide(one, done, len(planned))
@@ -133,30 +132,6 @@ def _known_recipes(folder: Path) -> dict[str, object]:
 def _finished(folder: Path, one: PlannedSlide, known: dict[str, object], recipes: dict[str, object]) -> bool:
     same = known.get(one.slide_id) == recipes[one.slide_id]
     return same and all((folder / name).exists() for name in one.names)
-
-
-def _drawn(planned: list[PlannedSlide], folder: Path, workers: int) -> Iterator[PlannedSlide]:
-    """The slides, each once it is drawn. In processes of their own, because drawing holds Python's lock."""
-    if workers == 1 or len(planned) <= 1:
-        for one in planned:
-            yield _draw(one, folder)
-        return
-    spawned = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(planned)), mp_context=spawned, initializer=_quiet) as pool:
-        try:
-            futures = [pool.submit(_draw, one, folder) for one in planned]
-            for future in futures:
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def _quiet() -> None:
-    """One thread for each process: there are as many processes as cores."""
-    import cv2
-
-    cv2.setNumThreads(1)
 
 
 def _draw(one: PlannedSlide, folder: Path) -> PlannedSlide:

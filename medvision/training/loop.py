@@ -27,8 +27,11 @@ from medvision.core.errors import StoreError, UsageError
 from medvision.training.accelerator import Device, Precision, accelerate
 from medvision.training.board import Board
 
-Batch = tuple[torch.Tensor, torch.Tensor]
-"""Inputs and targets, as the loss takes them."""
+Inputs = torch.Tensor | tuple[torch.Tensor, ...]
+"""What a network is called with, in training: one tensor, or one for each of its arguments."""
+
+Batch = tuple[Inputs, torch.Tensor]
+"""Inputs and targets, as the loss takes them; each tensor has a row per case."""
 
 Optimiser = Literal["adamw", "sgd"]
 
@@ -139,7 +142,7 @@ def fit(
             learner.train()
             inputs, targets = _share(batch(state.step), place)
             with _randomness(settings.seed, state.step, place):
-                value = loss(learner(inputs), targets)
+                value = loss(learner(*inputs), targets)
             stepper.zero_grad(set_to_none=True)
             place.backward(value)
             place.clip_grad_norm_(learner.parameters(), settings.clip)
@@ -193,17 +196,19 @@ def _key(identity: dict[str, Any] | None, settings: LoopSettings, precision: Pre
     return digest_json(said if precision == "float32" else [*said, precision])
 
 
-def _share(whole: Batch, place: Accelerator) -> Batch:
+def _share(whole: Batch, place: Accelerator) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """This process's share of a batch, on its device."""
+    given, targets = whole
+    inputs = given if isinstance(given, tuple) else (given,)
     if place.num_processes > 1:
-        if len(whole[1]) % place.num_processes:
+        if len(targets) % place.num_processes:
             raise UsageError(
-                f"a batch of {len(whole[1])} does not divide evenly among {place.num_processes} processes"
+                f"a batch of {len(targets)} does not divide evenly among {place.num_processes} processes"
             )
-        mine = dealt(len(whole[1]), place.num_processes)[place.process_index]
-        whole = whole[0][mine], whole[1][mine]
-    inputs, targets = send_to_device(whole, place.device)
-    return inputs, targets
+        mine = dealt(len(targets), place.num_processes)[place.process_index]
+        inputs, targets = tuple(part[mine] for part in inputs), targets[mine]
+    sent = send_to_device((*inputs, targets), place.device)
+    return tuple(sent[:-1]), sent[-1]
 
 
 @contextmanager

@@ -55,8 +55,8 @@ def test_a_request_that_was_stored_before_images_is_still_read() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "a batch is of slides or of images"),
-        ({"slides": "s", "images": "i", "classify": MODEL}, "a batch is of slides or of images"),
+        ({}, "a batch is of slides, images or scans"),
+        ({"slides": "s", "images": "i", "classify": MODEL}, "a batch is of slides, images or scans"),
         ({"images": "i"}, "classify: images need it"),
         ({"slides": "s", "classify": MODEL}, "'classify' is for images, and the batch is of slides"),
         ({"images": "i", "analyze": AnalyzeConfig()}, "'analyze' is for slides, and the batch is of images"),

@@ -23,7 +23,8 @@ class Plain:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.path, self.levels, self.spacing = source.path, source.levels, source.spacing
-        self.fill, self.metadata = source.fill, source.metadata
+        self.fill, self.metadata, self.dtype = source.fill, source.metadata, source.dtype
+        self.channels = source.channels
 
     def read(self, box: Box, level: int = 0) -> Pixels:
         return self._source.read(box, level)

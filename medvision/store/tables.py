@@ -25,12 +25,14 @@ class CsvTable:
     unused: tuple[str, ...]
 
 
-def read_table(path: Path, required: Collection[str], optional: Collection[str] = ()) -> CsvTable:
+def read_table(
+    path: Path, required: Collection[str], optional: Collection[str] = (), may_be_empty: bool = False
+) -> CsvTable:
     """A CSV file in UTF-8; names of columns are read without regard to case, blank lines are passed over.
 
     Raises:
-        UsageError: if the file cannot be read, lacks a required column or names one twice, holds no row, or a row has
-            another number of cells than the header.
+        UsageError: if the file cannot be read, lacks a required column or names one twice, holds no row though it may
+            not be empty, or a row has another number of cells than the header.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -52,7 +54,7 @@ def read_table(path: Path, required: Collection[str], optional: Collection[str] 
         if len(cells) != len(head):
             raise UsageError(f"{path}, line {number}: {len(cells)} cells for {len(head)} columns")
         rows.append((number, dict(zip(head, cells, strict=True))))
-    if not rows:
+    if not rows and not may_be_empty:
         raise UsageError(f"{path}: holds a header and no row")
     wanted = {*required, *optional}
     return CsvTable(
