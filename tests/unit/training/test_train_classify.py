@@ -115,6 +115,7 @@ def test_scope_knows_its_own_images_and_flags_strangers(trained: Path, discs: Pa
     ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
     trained: Path, discs: Path, tmp_path: Path
 ) -> None:
