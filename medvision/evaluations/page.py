@@ -60,10 +60,10 @@ class EvaluationPage:
     plots: tuple[Plot, ...]
     notes: tuple[str, ...]
     tables: tuple[PageTable, ...]
-    published: tuple[Published, ...]
-    published_note: str
-    columns: Mapping[str, str]
-    ours: Mapping[str, str]
+    published: tuple[Published, ...] = ()
+    published_note: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    ours: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -77,7 +77,11 @@ def write_page(page: EvaluationPage, out: Path) -> dict[str, Path]:
     """
     make_output(out)
     published = [{"note": page.published_note, **asdict(entry)} for entry in page.published]
-    content = {**page.data, "notes": list(page.notes), "published": published}
+    content = {
+        **page.data,
+        "notes": list(page.notes),
+        **({"published": published} if published else {}),
+    }
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     files = {f"{page.name}.json": text.encode(), f"{page.name}.md": markdown(page).encode()}
     for plot in page.plots:
@@ -111,6 +115,8 @@ def markdown(page: EvaluationPage) -> str:
         lines += _markdown_table(table.head, table.rows, table.words)
     if page.notes:
         lines += ["", "## Notes", "", *(f"- {_cell(note)}" for note in page.notes)]
+    if not page.published:
+        return "\n".join(lines) + "\n"
     head, rows = _published_table(page)
     lines += ["", "## Beside published figures", "", f"Those of others: {page.published_note}.", ""]
     ours = [
@@ -131,8 +137,9 @@ def terminal_table(page: EvaluationPage) -> Table:
     table.add_column("95% interval", justify="right")
     for row in page.rows:
         table.add_row(row.name, row.value, row.interval, style="bold" if row.main else "")
-    table.add_section()
-    table.add_row(page.published_note, "", "", style="dim italic")
+    if page.published:
+        table.add_section()
+        table.add_row(page.published_note, "", "", style="dim italic")
     for entry in page.published:
         figures = [f"{page.columns.get(name, name)} {value:g}" for name, value in entry.figures.items()]
         table.add_row(entry.method, ", ".join(figures), "", style="dim")

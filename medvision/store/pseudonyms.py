@@ -1,7 +1,8 @@
 """Names for slides that say nothing about a patient, and the same each time for those who hold the key.
 
 A file name can hold a patient's name, a date of birth or an accession number. A keyed hash (HMAC-SHA256, RFC 2104) of a
-slide's id replaces it: without the key, nobody can try likely names until one fits, as they could with a plain hash.
+slide's or image's id replaces it: without the key, nobody can try likely names until one fits, as they could with a
+plain hash.
 """
 
 from __future__ import annotations
@@ -15,22 +16,23 @@ import stat
 from pathlib import Path
 
 from medvision.core.errors import UsageError
+from medvision.store.records import ItemKind
 
 LEAST_BYTES = 16
 _DIGITS = 16
 
 
 class Pseudonyms:
-    """Pseudonyms by one key: `slide-` and 16 hexadecimal digits, of which two coincide once in 10^19 pairs."""
+    """Pseudonyms by one key: `slide-` or `image-`, and 16 hexadecimal digits: two coincide once in 10^19 pairs."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) < LEAST_BYTES:
             raise UsageError(f"a key of {len(key)} bytes can be guessed; it needs {LEAST_BYTES} or more")
         self._key = key
 
-    def of(self, slide_id: str) -> str:
-        """The pseudonym of a slide."""
-        return f"slide-{self._digest('slide', slide_id)}"
+    def of(self, item_id: str, item: ItemKind = "slide") -> str:
+        """The pseudonym of a slide or an image."""
+        return f"{item}-{self._digest(item, item_id)}"
 
     @property
     def fingerprint(self) -> str:
