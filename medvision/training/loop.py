@@ -27,11 +27,11 @@ from medvision.core.errors import StoreError, UsageError
 from medvision.training.accelerator import Device, Precision, accelerate
 from medvision.training.board import Board
 
-Inputs = torch.Tensor | tuple[torch.Tensor, ...]
-"""What a network is called with, in training: one tensor, or one for each of its arguments."""
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Inputs and targets, as the loss takes them; each has a row per case."""
 
-Batch = tuple[Inputs, torch.Tensor]
-"""Inputs and targets, as the loss takes them; each tensor has a row per case."""
+WideBatch = tuple[tuple[torch.Tensor, ...], torch.Tensor]
+"""A batch for a network of several arguments: one tensor for each."""
 
 Optimiser = Literal["adamw", "sgd"]
 
@@ -93,7 +93,7 @@ class _State:
 
 def fit(
     net: nn.Module,
-    batch: Callable[[int], Batch],
+    batch: Callable[[int], Batch | WideBatch],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     settings: LoopSettings,
     validate: Callable[[nn.Module], float] | None = None,
@@ -196,7 +196,7 @@ def _key(identity: dict[str, Any] | None, settings: LoopSettings, precision: Pre
     return digest_json(said if precision == "float32" else [*said, precision])
 
 
-def _share(whole: Batch, place: Accelerator) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+def _share(whole: Batch | WideBatch, place: Accelerator) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """This process's share of a batch, on its device."""
     given, targets = whole
     inputs = given if isinstance(given, tuple) else (given,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -32,13 +33,14 @@ PARTS: tuple[Part, ...] = ("train", "validation", "held_out")
 LUNG_PLACES = 4096
 """Places in the lungs that are remembered of a scan."""
 _OPEN = 32
+_PLANES = 16
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
     """One scan. Places are in mm from its corner, array order (plane, row, column), and so of no grid.
 
-    `nodules` and `excluded` are `(n, 3)` with their diameters in mm, `lungs` `(n, 3)` places inside the lungs.
+    `digest` is that of the voxels, whatever the file is called. `nodules` and `excluded` are `(n, 3)` with their diameters in mm, `lungs` `(n, 3)` places inside the lungs.
     `found` and `ignored` are the same findings in the patient, as tables of candidates have them.
     """
 
@@ -152,18 +154,19 @@ def load_scans(
         if frame is None or source.quantity != "HU":
             raise UsageError(f"{path}: not a CT in Hounsfield units, which nodules are looked for in")
         found, ignored = nodules.findings(uid), excluded.findings(uid)
+        digest, lungs = _seen(source, progress / f"scan-{source.id[:16]}.npz")
         scans.append(
             Scan(
                 uid=uid,
                 path=path,
                 fold=fold,
                 part=part,
-                digest=source.id,
+                digest=digest,
                 nodules=frame.to_voxels(found.centres) * spacing,
                 diameters_mm=found.radii_mm * 2,
                 excluded=frame.to_voxels(ignored.centres) * spacing,
                 excluded_mm=ignored.radii_mm * 2,
-                lungs=_lungs(source, progress / f"lungs-{source.id[:16]}.npy"),
+                lungs=lungs,
                 found=found,
                 ignored=ignored,
             )
@@ -221,19 +224,31 @@ def _scans_in(folder: Path) -> list[tuple[str, Path]]:
     return found
 
 
-def _lungs(source: VolumeSource, kept: Path) -> Floats:
+def _seen(source: VolumeSource, kept: Path) -> tuple[str, Floats]:
+    """The digest of a scan's voxels, and places in its lungs; from the file `kept`, where that is there."""
     if kept.exists():
-        return np.asarray(np.load(kept), np.float64)
-    mask = find_lungs(source).mask
-    places = np.argwhere(mask)
-    rng = np.random.default_rng(0)
+        with np.load(kept) as file:
+            return str(file["digest"]), file["lungs"].astype(np.float64)
+    digest = _voxel_digest(source)
+    places = np.argwhere(find_lungs(source).mask)
     if len(places) > LUNG_PLACES:
+        rng = np.random.default_rng(0)
         places = places[np.sort(rng.choice(len(places), LUNG_PLACES, replace=False))]
     found = ((places + 0.5) * LUNG_SPACING_MM).astype(np.float32)
-    part = kept.with_suffix(".part.npy")
-    np.save(part, found)
+    part = kept.with_suffix(".part.npz")
+    np.savez(part, digest=np.array(digest), lungs=found)
     part.replace(kept)
-    return found.astype(np.float64)
+    return digest, found.astype(np.float64)
+
+
+def _voxel_digest(source: VolumeSource) -> str:
+    """SHA-256 of shape and voxels. `source.id` is no help: a header names its file of voxels, and so copies differ."""
+    planes, rows, columns = source.levels[0].shape
+    digest = hashlib.sha256(repr((planes, rows, columns)).encode())
+    for first in range(0, planes, _PLANES):
+        box = Box((first, 0, 0), (min(first + _PLANES, planes), rows, columns))
+        digest.update(np.ascontiguousarray(source.read(box, 0), np.int16).tobytes())
+    return digest.hexdigest()
 
 
 def _check(held: NoduleScans, config: NoduleScansConfig) -> None:

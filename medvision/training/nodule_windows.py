@@ -14,7 +14,7 @@ from medvision.models.nodules.slices import SLICES
 from medvision.models.turns import CUBE_TURNS, turn_cube
 from medvision.ops.candidates import ball_sections
 from medvision.sources.base import Values
-from medvision.training.loop import Batch
+from medvision.training.loop import WideBatch
 from medvision.training.nodule_config import NoduleAugmentation, TrainNodulesConfig
 from medvision.training.nodule_scans import NoduleScans, Scan
 
@@ -37,7 +37,7 @@ class DetectorBatches:
     config: TrainNodulesConfig
     contract: DetectorContract
 
-    def __call__(self, step: int) -> Batch:
+    def __call__(self, step: int) -> WideBatch:
         """The batch of one step."""
         rng = np.random.default_rng([self.config.seed, step])
         scans = self.held.of("train")

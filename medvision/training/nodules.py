@@ -305,6 +305,6 @@ def _course(config: TrainNodulesConfig, fitted: Fit) -> list[str]:
     return [
         f"{fitted.best_step} steps of {config.batch_size} windows of {config.crop_px} pixels, "
         f"{config.nodule_share:.0%} of them with a nodule, seed {config.seed}; AdamW, cosine decay, averaged "
-        f"weights; turned, mirrored, scaled by up to {1 + config.augmentation.scale:g}, shifted and noisy. Chosen by the sensitivity at "
-        f"{config.false_positives:g} false positives per scan on the validation scans."
+        f"weights; turned, mirrored, scaled by up to {1 + config.augmentation.scale:g}, shifted and noisy. Chosen by "
+        f"the sensitivity at {config.false_positives:g} false positives per scan on the validation scans."
     ]
