@@ -133,15 +133,16 @@ def test_pseudonyms_and_what_a_manifest_may_not_say(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     manifest, out = tmp_path / "cohort.csv", tmp_path / "out"
-    manifest.write_text(f"scan,path\nJane Doe,{scans / 'whole.mhd'}\n")
+    (scans / "whole.mhd").rename(scans / "Doe-Jane.mhd")
+    manifest.write_text(f"scan,path\nJane Doe,{scans / 'Doe-Jane.mhd'}\n")
     key = write_key(tmp_path / "key")
     assert medvision(words_of(manifest, out, models, "--trust", "--pseudonym-key", str(key))) == 0
     capsys.readouterr()
     (name,) = (path.name for path in out.iterdir() if (path / "result.json").is_file())
     assert re.fullmatch(r"scan-[0-9a-f]{16}", name)
     for path in out.rglob("*"):
-        assert not path.is_file() or not re.search(rb"Jane|whole", path.read_bytes()), path
+        assert not path.is_file() or not re.search(rb"Jane|whole\\.(mhd|raw)", path.read_bytes()), path
 
-    manifest.write_text(f"scan,path,spacing\none,{scans / 'whole.mhd'},0.5\n")
+    manifest.write_text(f"scan,path,spacing\none,{scans / 'short.mhd'},0.5\n")
     assert medvision(words_of(manifest, tmp_path / "other", models)) == 2
     assert "--volume-spacing" in capsys.readouterr().err

@@ -267,6 +267,24 @@ def test_the_alias_stands_for_the_name_everywhere(
     assert "scan-1," in (out / "scan-1" / "candidates.csv").read_text()
 
 
+def test_the_alias_stands_for_the_files_of_a_scan_that_failed(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    files = write_dicom_series(folder, phantom(), FRAME, "1.2.840.3")
+    data = files[7].read_bytes()
+    files[7].unlink()
+    (folder / "Jane Doe 007.dcm").write_bytes(data[:300])
+    said = find_nodules(folder, tmp_path / "out", config_of(models), name="scan-1", alias="scan-1")
+    assert said.status == "failed" and "Jane" not in said.model_dump_json(), said.reason
+    header = write_metaimage(tmp_path / "one.mhd", phantom(), FRAME)
+    header.write_text(header.read_text().replace("one.raw", "Jane Doe.raw"))
+    said = find_nodules(header, tmp_path / "out", config_of(models), name="scan-2", alias="scan-2")
+    assert said.status == "failed" and "Jane" not in said.model_dump_json(), said.reason
+    assert "is not there" in said.reason
+
+
 def test_the_command_says_what_was_found_and_keeps_a_ledger(
     models: dict[str, Path], scan: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

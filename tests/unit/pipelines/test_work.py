@@ -83,7 +83,7 @@ def test_a_command_holds_no_path() -> None:
 
 def test_every_format_of_an_image_is_taken_from_a_folder() -> None:
     assert sorted(IMAGE_PATTERNS) == sorted(f"*{suffix}" for suffix in STILL_SUFFIXES)
-    assert [work.item for work in WORKS] == ["slide", "image"]
+    assert [work.item for work in WORKS] == ["slide", "image", "scan"]
 
 
 def test_images_are_called_by_their_paths_as_labels_call_them(tmp_path: Path) -> None:
