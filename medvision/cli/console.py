@@ -116,9 +116,7 @@ def batch_progress(
 def print_outcome(outcome: SlideOutcome, found: str = "region") -> None:
     """One line for one slide, image or scan; `found` is what its regions are called."""
     style = _STYLES.get(outcome.status, "red")
-    score = (
-        "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
-    )
+    score = "" if outcome.probability is None else f"  {_score(outcome, outcome.probability)}"
     regions = f", {outcome.regions} {found}{'s' * (outcome.regions != 1)}" if outcome.regions else ""
     reason = f"  {without_prefix(outcome.reason, outcome.slide)}" if outcome.reason else ""
     console.print(
@@ -126,6 +124,14 @@ def print_outcome(outcome: SlideOutcome, found: str = "region") -> None:
         f"  {outcome.seconds:.1f} s{escape(visible(reason))}",
         soft_wrap=True,
     )
+
+
+def _score(outcome: SlideOutcome, probability: float) -> str:
+    """Of a slide: the probability, and what follows from it. Of an image: its class, and the probability of one."""
+    if not outcome.probability_of:
+        return f"probability {probability:.3f} ({outcome.label})"
+    named = "" if outcome.probability_of == outcome.label else f" {visible(outcome.probability_of)}"
+    return escape(f"{visible(outcome.label or '')} ({probability:.3f}{named})")
 
 
 def without_prefix(reason: str, slide: str) -> str:

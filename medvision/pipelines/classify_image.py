@@ -230,6 +230,7 @@ class _Classification:
             status="done" if entry.made else "unchanged",
             reason=result.reason,
             probability=result.probability,
+            probability_of=result.probability_of,
             label=result.label,
             windows=windows_of(self.ready.model, self.config),
             seconds=round(time.perf_counter() - self.started, 3),

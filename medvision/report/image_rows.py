@@ -48,7 +48,7 @@ def _row(outcome: SlideOutcome, folder: Path, result: ImageResult, many: bool, c
         note=note_of(outcome),
         picture=picture_of(folder, result.images, False, f"Image {text.visible(result.image.name)}", many),
         cells=(
-            Cell(text.probability(result.probability), result.probability, bar=True),
+            Cell(text.probability(found[result.predicted]), found[result.predicted], bar=True),
             *(
                 Cell(text.probability(found[name]), found[name]) if name in found else NONE
                 for name in classes

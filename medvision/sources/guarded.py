@@ -16,15 +16,7 @@ from medvision.core.errors import UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
 from medvision.sources.base import Pixels, Source, Values
 from medvision.sources.faults import MAX_SIDE
-from medvision.sources.guarded_child import (
-    AHEAD,
-    DECODE,
-    MOST_WINDOWS,
-    READ,
-    SHRINK,
-    SHRINKS,
-    packed,
-)
+from medvision.sources.guarded_child import AHEAD, DECODE, MOST_WINDOWS, READ, SHRINK, SHRINKS, packed
 from medvision.sources.guarded_keeper import Keeper, Place
 from medvision.sources.guarded_process import Limits
 from medvision.sources.spacing import supplied, volume_spacing_refused
@@ -112,8 +104,8 @@ class GuardedSource:
     ) -> list[WindowUnreadableError | None]:
         self._keeper.check_open()
         if len(boxes) > 1 and out.size:
-            asked = b"".join(packed(what, level, factor, box) for box in boxes)
-            wrong = self._keeper.ask_once(lambda process: process.windows(asked, out))
+            request = b"".join(packed(what, level, factor, box) for box in boxes)
+            wrong = self._keeper.ask_once(lambda process: process.windows(request, out))
             if wrong is not None and all(isinstance(e, WindowUnreadableError) for e in wrong.values()):
                 return [wrong.get(index) for index in range(len(boxes))]  # type: ignore[misc]
         errors: list[WindowUnreadableError | None] = []
@@ -152,8 +144,8 @@ class GuardedSource:
         native = Box(tuple(n * factor for n in box.start), tuple(n * factor for n in box.stop))
         _ = self.levels[level]  # an index that is out of range is the caller's mistake, as with any reader
         if out.size:
-            asked = packed(what, level, factor, box)
-            self._keeper.ask(lambda process: process.pixels(asked, out), Place(native, level))
+            request = packed(what, level, factor, box)
+            self._keeper.ask(lambda process: process.pixels(request, out), Place(native, level))
 
 
 class GuardedVolume(Placed, GuardedSource):
@@ -177,9 +169,9 @@ class GuardedTiledSource(GuardedSource):
     def shrinks(self, level: int, factor: int) -> bool:
         """See `TiledSource`."""
         self._keeper.check_open()
-        asked = packed(SHRINKS, level, factor)
+        request = packed(SHRINKS, level, factor)
         place = Place(Box((0, 0), self.levels[level].shape), level)
-        return bool(self._keeper.ask(lambda process: process.ask(asked), place)[0])
+        return bool(self._keeper.ask(lambda process: process.ask(request), place)[0])
 
     def shrunk_into(self, out: Pixels, box: Box, level: int, factor: int) -> None:
         """See `TiledSource`."""
@@ -190,6 +182,6 @@ class GuardedTiledSource(GuardedSource):
         self._keeper.check_open()
         rows, columns = self.tile_shape(level)
         place = Place(Box.at((row * rows, column * columns), (rows, columns)), level)
-        asked = packed(DECODE, level, 1, Box((row, column), (row, column)))
+        request = packed(DECODE, level, 1, Box((row, column), (row, column)))
         most = (rows, columns, self.channels)
-        return self._keeper.ask(lambda process: process.tile(asked, most), place)
+        return self._keeper.ask(lambda process: process.tile(request, most), place)

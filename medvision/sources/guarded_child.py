@@ -154,10 +154,19 @@ class _Guarded:
             "metadata": dict(source.metadata),
             "tiles": [source.tile_shape(i) for i in range(len(source.levels))] if tiled else None,  # type: ignore[attr-defined]
             "ahead": hasattr(source, "fetch_ahead"),
-            "still": told,
             "dtype": source.dtype.name,
             "volume": _volume_facts(source) if isinstance(source, Volume) else None,
+            "still": told,
         }
+
+
+def _volume_facts(volume: Volume) -> dict[str, Any]:
+    frame = volume.unsized
+    return {
+        "frame": [frame.origin, frame.spacing, frame.directions],
+        "quantity": volume.quantity,
+        "notes": volume.notes,
+    }
 
 
 def _opened_still(path: Path, still: dict[str, Any]) -> tuple[Source, dict[str, Any]]:
@@ -174,15 +183,6 @@ def _opened_still(path: Path, still: dict[str, Any]) -> tuple[Source, dict[str, 
         "digest": image.digest,
         "grey": image.pixels.ndim == 2,
         "windowing": [shown.how, shown.low, shown.high, shown.inverted],
-    }
-
-
-def _volume_facts(volume: Volume) -> dict[str, Any]:
-    frame = volume.unsized
-    return {
-        "frame": [frame.origin, frame.spacing, frame.directions],
-        "quantity": volume.quantity,
-        "notes": volume.notes,
     }
 
 

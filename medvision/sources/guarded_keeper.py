@@ -29,6 +29,7 @@ from medvision.sources.guarded_process import START_SECONDS, Limits, LostError, 
 T = TypeVar("T")
 
 _NAMES = tuple(dtype.name for dtype in DTYPES)
+
 MOST_LOSSES = 64
 """Processes that one source may lose before the rest of it counts as unreadable: two for each window that kills."""
 MOST_LOST_LIMITS = 10
@@ -57,7 +58,7 @@ class VolumeFacts:
 
     @classmethod
     def of(cls, told: Any) -> VolumeFacts:
-        """From the child's JSON. Raises `ValueError` or the like where that is out of form."""
+        """From the child's JSON. Raises what a wrong form leads to."""
         origin, spacing, directions = told["frame"]
         plane, row, column = directions
         axes = (_vector(plane), _vector(row), _vector(column))
@@ -81,10 +82,10 @@ class Facts:
     tiles: tuple[tuple[int, int], ...]
     """Rows and columns of the tiles of each level; none where the reader shows no tiles."""
     ahead: bool
-    dtype: np.dtype[Any]
-    volume: VolumeFacts | None
     still: Mapping[str, Any] | None
     """Of a still image, what a source does not say; its form is checked by whoever asked for one."""
+    dtype: np.dtype[Any]
+    volume: VolumeFacts | None
 
     @classmethod
     def of(cls, data: bytes) -> Facts:
@@ -112,9 +113,9 @@ class Facts:
                 metadata={_one_of(key, ALLOWED): _text(value) for key, value in told["metadata"].items()},
                 tiles=tiles,
                 ahead=told["ahead"] is True,
+                still=told["still"],
                 dtype=_one_of(np.dtype(_one_of(told["dtype"], _NAMES)), DTYPES),
                 volume=None if told["volume"] is None else VolumeFacts.of(told["volume"]),
-                still=told["still"],
             )
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise LostError("the reading process answered out of form") from None

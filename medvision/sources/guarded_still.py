@@ -12,6 +12,7 @@ import numpy as np
 
 from medvision.core.errors import UnreadableSourceError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box
+from medvision.sources.base import UINT8
 from medvision.sources.faults import MAX_FLAT_PIXELS, check_pixels
 from medvision.sources.guarded import GuardedSource
 from medvision.sources.guarded_keeper import Keeper
@@ -44,7 +45,7 @@ def read_still_guarded(
             ) from None
         shape = found.levels[0].shape
         check_pixels(str(path), shape, MAX_FLAT_PIXELS)
-        if found.channels != (1 if still["grey"] else 3):
+        if found.channels != (1 if still["grey"] else 3) or found.dtype != UINT8 or found.axes != "yx":
             raise UnreadableSourceError(f"{path}: cannot be read: the reading process answered out of form")
         try:
             pixels = GuardedSource(path, keeper).read(Box((0, 0), shape))

@@ -70,7 +70,7 @@ def refuse_deflated(stream: BinaryIO) -> None:
 
 
 def dataset_of(stream: BinaryIO, *, pixels: bool = True) -> Any:
-    """The data set in a file that is open, which holds an image. Raises `UnreadableSourceError` where it holds none."""
+    """The data set of an open file, which holds an image. Raises `UnreadableSourceError` where it holds none."""
     import pydicom
 
     refuse_deflated(stream)

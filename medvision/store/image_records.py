@@ -104,4 +104,9 @@ class ImageResult(Record):
     @property
     def probability(self) -> float:
         """Of the class that is looked for where there is one, else of the predicted class."""
-        return self.probabilities[self.model.positive or self.predicted]
+        return self.probabilities[self.probability_of]
+
+    @property
+    def probability_of(self) -> str:
+        """The class that `probability` is of."""
+        return self.model.positive or self.predicted

@@ -174,6 +174,8 @@ class SlideOutcome(Record):
     transient: bool = False
     """Whether a failure may pass by itself, such as a file server that did not answer: worth another try."""
     probability: float | None = None
+    probability_of: str = ""
+    """The class that `probability` is of, where that is not the one of slides."""
     label: str | None = None
     """positive or negative; of an image, the predicted class."""
     regions: int = 0

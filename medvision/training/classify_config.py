@@ -134,7 +134,10 @@ def placed_below(config: TrainClassifyConfig, folder: Path | None = None) -> Tra
 
     images = config.images.model_copy(
         update={
-            **{name: placed(getattr(config.images, name)) for name in ("folder", "csv", "npz", "group_csv")},
+            **{
+                name: placed(getattr(config.images, name))
+                for name in ("folder", "csv", "npz", "voc", "group_csv")
+            },
             "image_folders": tuple(base / folder for folder in config.images.image_folders),
         }
     )

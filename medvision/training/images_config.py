@@ -74,13 +74,21 @@ class SplitConfig(Strict):
 
 
 class ImagesConfig(Strict):
-    """A set of labelled images in a folder, a CSV file or a MedMNIST archive: name one of the three."""
+    """A set of labelled images in a folder, a CSV file, a MedMNIST archive or a detection set: name one of the four."""
 
     folder: Path | None = Field(
         None, description="With one sub-folder per class, or one per split that holds one per class."
     )
     csv: Path | None = Field(None, description="With one row per image.")
     npz: Path | None = Field(None, description="As MedMNIST publishes them.")
+    voc: Path | None = Field(
+        None,
+        description="Folder of a detection set laid out as PASCAL VOC: what lies in each box is an image, its picture "
+        "the group.",
+    )
+    box_margin: float = Field(
+        0.0, ge=0, description="Of a voc: how much each box is widened on every side, in shares of its own."
+    )
     columns: ColumnsConfig = ColumnsConfig.model_validate({})
     image_folders: tuple[Path, ...] = Field(
         (), description="In which the files of a CSV are looked for, in order; by default in its own."
@@ -142,10 +150,10 @@ class ImagesConfig(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> ImagesConfig:
-        kinds = {name: getattr(self, name) for name in ("folder", "csv", "npz")}
+        kinds = {name: getattr(self, name) for name in ("folder", "csv", "npz", "voc")}
         named = [name for name, path in kinds.items() if path is not None]
         if len(named) != 1:
-            raise ValueError(f"name one of folder, csv and npz, not {' and '.join(named) or 'none'}")
+            raise ValueError(f"name one of folder, csv, npz and voc, not {' and '.join(named) or 'none'}")
         if self.csv is None and (
             self.image_folders or self.suffix or self.columns != ColumnsConfig.model_validate({})
         ):
@@ -155,6 +163,12 @@ class ImagesConfig(Strict):
         if self.class_patterns and (self.folder is None or self.classes is None):
             raise ValueError(
                 "class_patterns are for a folder, with `classes` named, so that no name is missed"
+            )
+        if self.box_margin and self.voc is None:
+            raise ValueError("box_margin is for a voc")
+        if self.voc is not None and (self.group is not None or self.group_pattern):
+            raise ValueError(
+                "a picture is the group of all that is cut out of it; leave out group and group_pattern"
             )
         ways = {"group": self.group, "group_pattern": self.group_pattern, "columns.group": self.columns.group}
         said = [name for name, value in ways.items() if value is not None]

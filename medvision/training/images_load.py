@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from medvision.core.errors import UsageError
 from medvision.training.images import LabelledImages
+from medvision.training.images_boxes import read_voc_boxes
 from medvision.training.images_config import ImagesConfig
 from medvision.training.images_duplicates import DuplicateReport, settle_duplicates
 from medvision.training.images_groups import grouped
@@ -82,6 +83,8 @@ def read_images(config: ImagesConfig) -> LabelledImages:
             config.window,
             config.group_csv,
         )
+    if config.voc is not None:
+        return read_voc_boxes(config.voc, config.classes, config.leave_out, config.window, config.box_margin)
     if config.npz is None:
-        raise UsageError("name one of folder, csv and npz")
+        raise UsageError("name one of folder, csv, npz and voc")
     return read_medmnist(config.npz, config.classes, config.leave_out)

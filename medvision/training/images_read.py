@@ -46,7 +46,7 @@ def read_class_folders(
     sides: list[tuple[str | None, Path]] = (
         [(split_name(p.name), p) for p in inner] if split else [(None, folder)]
     )
-    _check_left_out(str(folder), {place.name for _, root in sides for place in _folders(root)}, leave_out)
+    check_left_out(str(folder), {place.name for _, root in sides for place in _folders(root)}, leave_out)
     found: list[tuple[Path, str, str | None]] = []
     others = 0
     for side, root in sides:
@@ -60,7 +60,7 @@ def read_class_folders(
         raise UsageError(
             f"{folder}: no images ({', '.join(STILL_SUFFIXES)}) in sub-folders named after their classes"
         )
-    order, said = _classes([name for _, name, _ in found], classes, leave_out, str(folder))
+    order, said = classes_in_order([name for _, name, _ in found], classes, leave_out, str(folder))
     return LabelledImages(
         store=ImageFiles(tuple(path for path, _, _ in found), window),
         names=tuple(path.relative_to(folder).as_posix() for path, _, _ in found),
@@ -96,7 +96,7 @@ def read_table(
             too few; names line and value.
     """
     listed = _listed(path, columns, group_csv)
-    _check_left_out(str(path), {cells["label"] for _, cells in listed}, leave_out)
+    check_left_out(str(path), {cells["label"] for _, cells in listed}, leave_out)
     rows = [row for row in listed if row[1]["label"] not in leave_out]
     if not rows:
         raise UsageError(f"{path}: lists no image")
@@ -113,7 +113,7 @@ def read_table(
     splits = None
     if columns.split is not None:
         splits = tuple(_split(f"{path}, line {line}", cells["split"]) for line, cells in rows)
-    order, said = _classes([cells["label"] for _, cells in rows], classes, leave_out, str(path))
+    order, said = classes_in_order([cells["label"] for _, cells in rows], classes, leave_out, str(path))
     return LabelledImages(
         store=ImageFiles(tuple(files), window),
         names=tuple(cells["path"] + suffix for _, cells in rows),
@@ -145,7 +145,7 @@ def read_medmnist(
             f"{path}: labels go up to {int(values.max())}, but `classes` names {len(classes)}: {list(classes)}"
         )
     names = tuple(classes) if classes is not None else tuple(str(n) for n in range(int(values.max()) + 1))
-    _check_left_out(str(path), set(names), leave_out)
+    check_left_out(str(path), set(names), leave_out)
     kept = [name for name in names if name not in leave_out]
     label_of = np.array([kept.index(name) if name in kept else -1 for name in names], np.int64)
     labels = label_of[values]
@@ -197,7 +197,8 @@ def _patterns_said(patterns: Mapping[str, str]) -> str:
     return ", ".join(f"{name} where the file's name has {pattern}" for name, pattern in patterns.items())
 
 
-def _check_left_out(where: str, there: set[str], leave_out: Sequence[str]) -> None:
+def check_left_out(where: str, there: set[str], leave_out: Sequence[str]) -> None:
+    """Refuse a class to leave out that is not there."""
     unknown = sorted(set(leave_out) - there)
     if unknown:
         raise UsageError(
@@ -205,7 +206,7 @@ def _check_left_out(where: str, there: set[str], leave_out: Sequence[str]) -> No
         )
 
 
-def _classes(
+def classes_in_order(
     there: Sequence[str], wanted: Sequence[str] | None, leave_out: Sequence[str], where: str
 ) -> tuple[tuple[str, ...], str]:
     """The classes in their order, and how that came about."""

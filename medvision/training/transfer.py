@@ -103,7 +103,7 @@ def study_transfer(
     results = []
     for transfer in config.transfers:
         images, proof = _target(transfer, max(config.images_per_class))
-        weights = _source(transfer, images, out, on_check, device)
+        weights = _source(transfer, config.draws, images, out, on_check, device)
         start = {"weights": digest_file(weights), "trunk": transfer.target.trunk}
         parts, probabilities = [], dict[tuple[int, int, str], Floats]()
         for count, seed, arm in _plan(config):
@@ -156,6 +156,7 @@ def _target(transfer: Transfer, most: int) -> tuple[LabelledImages, SplitProof]:
 
 def _source(
     transfer: Transfer,
+    draws: int,
     images: LabelledImages,
     out: Path,
     on_check: Callable[[str, Check], None] | None,
@@ -173,8 +174,9 @@ def _source(
                 f"{transfer.name}: the source learns from an image of the target: {name!r} is {other!r} there; name "
                 "other classes or folders for one of them"
             )
+    folder = out / "sources" / transfer.name
     return train_classify(
-        transfer.source, out / "sources" / transfer.name, on_check, loaded=loaded, device=device
+        transfer.source, folder, on_check, loaded=loaded, device=device, draws=draws
     ).weights
 
 

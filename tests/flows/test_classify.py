@@ -134,6 +134,7 @@ def test_seven_bad_among_thirty_fail_by_name_and_the_others_are_done(
     assert check_ledger(out) == []
 
 
+@pytest.mark.slow
 def test_processes_write_what_threads_write(
     prefect_home: Path, model: Path, results: Results, tmp_path: Path
 ) -> None:

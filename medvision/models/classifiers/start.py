@@ -80,6 +80,8 @@ def begin(
     recipe = recipe_of(name)
     net = build(name, classes if isinstance(classes, int) else len(classes))
     head = head_of(net)
+    if recipe.library != "medvision":
+        _begin_head(net, head)
     if weights is None:
         return Start(net, recipe, head, 0, "random weights")
     contract: Mapping[str, Any] = {}
@@ -113,6 +115,18 @@ def head_of(net: nn.Module) -> tuple[str, ...]:
     if not last:
         raise UsageError(f"{type(net).__name__} has no layer that gives classes")
     return (last[-1],)
+
+
+def _begin_head(net: nn.Module, head: tuple[str, ...]) -> None:
+    """Draw the weights of the new head by its inputs, as PyTorch does (U(-k, k), k = 1 / sqrt(inputs)).
+
+    torchvision's and timm's EfficientNets, MobileNets and their kind draw by the number of classes (1 / sqrt(classes)),
+    which is meant for a thousand: with four, logits begin so large that few steps only serve to shrink them.
+    """
+    for name in head:
+        part = net.get_submodule(name)
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.reset_parameters()
 
 
 def _require_same_network(name: str, contract: Mapping[str, Any], where: Path) -> None:

@@ -19,7 +19,7 @@ def entry(slide: BatchItem, attempt: int) -> Entry:
     return Entry(
         number=slide.number,
         attempt=attempt,
-        slide_id=slide.slide_id,
+        slide_id=slide.item_id,
         name=slide.name,
         began_utc="2026-01-31T12:00:00Z",
         worker="here:1",

@@ -433,7 +433,7 @@ def test_an_unreadable_image_is_found_at_once(oct_folder):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({}, "name one of folder, csv and npz, not none"),
+        ({}, "name one of folder, csv, npz and voc, not none"),
         ({"folder": "a", "npz": "b"}, "not folder and npz"),
         ({"folder": "a", "suffix": ".jpg"}, "are for a csv"),
         ({"csv": "a", "columns": {"group": "p"}, "group": "image"}, "group and columns.group say twice"),

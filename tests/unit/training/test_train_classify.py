@@ -115,6 +115,7 @@ def test_scope_knows_its_own_images_and_flags_strangers(trained: Path, discs: Pa
     ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
     trained: Path, discs: Path, tmp_path: Path
 ) -> None:
@@ -230,6 +231,16 @@ def test_published_weights_of_another_port_are_renamed(tmp_path: Path) -> None:
     torch.save({name: own[key] for name, key in zip(names[:40], own, strict=False)}, file)
     with pytest.raises(WeightsError, match="are missing, such as"):
         begin("timm/tf_efficientnet_lite0", 2, file, None)
+
+
+@pytest.mark.parametrize("name", ["timm/tf_efficientnet_lite0", "mobilenet_v3_small"])
+def test_a_new_head_of_few_classes_begins_small(name: str) -> None:
+    """EfficientNets draw by the number of classes: up to 0.5 for four, over 1,280 features."""
+    start = begin(name, 4, None, None)
+    layer = start.net.get_submodule(start.head[0])
+    assert isinstance(layer, torch.nn.Linear)
+    assert layer.weight.abs().max() <= 1 / layer.in_features**0.5
+    assert layer.weight.std() > 0.5 / layer.in_features**0.5, "and is drawn, not zero"
 
 
 def test_weights_are_fetched_only_when_that_is_asked_for(

@@ -61,7 +61,7 @@ def done(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_training_is_a_row_of_the_table_and_is_scored_on_the_same_images(done: Path) -> None:
     rows = list(csv.DictReader((done / "transfer.csv").read_text(encoding="utf-8").splitlines()))
     assert len(rows) == 3 * 3, "seeds, ways"
-    assert {row["steps"] for row in rows} == {"6"}
+    assert {row["steps"] for row in rows} == {"2"}
     one = next(r for r in rows if (r["arm"], r["seed"], r["images_per_class"]) == ("staged", "1", "4"))
     folder = done / "parts" / "one set to another" / "4-images-seed-1" / "staged"
     answers = list(csv.DictReader((folder / "predictions.csv").read_text(encoding="utf-8").splitlines()))
@@ -211,5 +211,6 @@ def test_the_studies_that_are_published_can_be_read() -> None:
     photographs = read_transfer_config(CONFIGS / "study-transfer.yaml").transfers[1]
     assert photographs.source is not None and photographs.source.images.classes is not None
     assert not set(photographs.source.images.classes) & set(photographs.target.images.classes or ())
-    (imagenet,) = read_transfer_config(CONFIGS / "study-transfer-imagenet.yaml").transfers
-    assert imagenet.weights is not None and imagenet.weights.suffix == ".pth"
+    study = read_transfer_config(CONFIGS / "study-transfer-photographs.yaml")
+    assert {one.weights.suffix for one in study.transfers if one.weights is not None} == {".pth"}
+    assert study.transfers[1].target.images.voc is not None
