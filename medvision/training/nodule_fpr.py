@@ -139,7 +139,7 @@ def _rounds(
         f"{config.random_negatives} places in the lungs of each scan."
     ]
     note(said[0])
-    identity = {
+    identity: dict[str, object] = {
         "config": identity_of(config),
         "data": held.digest,
         "others": digest_json(np.round(others.places, 4).tolist()),
@@ -204,7 +204,7 @@ def _mine(
                 raise StoreError(
                     f"{kept}: belongs to a run with other data or settings; delete it to mine again"
                 )
-            return file["hard"].astype(np.int64)
+            return np.asarray(file["hard"], np.int64)
     model = as_patch_model(contract, net, config.name)
     runner = engine.prepare(model)
     scores = np.full(len(others), -np.inf)

@@ -40,8 +40,9 @@ _PLANES = 16
 class Scan:
     """One scan. Places are in mm from its corner, array order (plane, row, column), and so of no grid.
 
-    `digest` is that of the voxels, whatever the file is called. `nodules` and `excluded` are `(n, 3)` with their diameters in mm, `lungs` `(n, 3)` places inside the lungs.
-    `found` and `ignored` are the same findings in the patient, as tables of candidates have them.
+    `digest` is that of the voxels, whatever the file is called. `nodules` and `excluded` are `(n, 3)` with their
+    diameters in mm, `lungs` `(n, 3)` places inside the lungs. `found` and `ignored` are the same findings in the
+    patient, as tables of candidates have them.
     """
 
     uid: str
