@@ -44,6 +44,7 @@ def test_proportion_side_and_letters(scan, view, size, letters, bright):
     assert abs(row + 0.5 - bright[0] * size[0]) <= 2
     assert abs(column + 0.5 - bright[1] * size[1]) <= 2
     assert plane.pixels.max() > 150
+    assert plane.mark == pytest.approx(bright), "the point itself, for a cross"
 
 
 def test_a_crop_is_a_square_of_millimetres_also_across_the_edge(scan):
