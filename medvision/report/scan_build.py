@@ -26,6 +26,8 @@ from medvision.store.scan_records import Finding, NoduleResult
 TABLE_ROWS = 40
 """Findings listed; a scan with more refers to the files, which hold all."""
 
+_FLATTEST = 0.15
+"""Height by width below which a scan seen from the side is a line that shows nothing."""
 _SIZES = {"segmentation": "measured", "detector": "detector’s box"}
 
 
@@ -114,7 +116,8 @@ def _projections(result: NoduleResult, folder: Path) -> tuple[Projection, ...]:
         ("From the front", "frontal", 2, columns),
         ("From the left", "lateral", 1, rows),
     ):
-        if key not in result.images:
+        width_mm, height_mm = wide * scan.spacing_mm[across], planes * scan.spacing_mm[0]
+        if key not in result.images or height_mm < width_mm * _FLATTEST:
             continue
         marks = tuple(
             Mark(
@@ -125,7 +128,6 @@ def _projections(result: NoduleResult, folder: Path) -> tuple[Projection, ...]:
             )
             for one in result.findings[:TABLE_ROWS]
         )
-        width_mm, height_mm = wide * scan.spacing_mm[across], planes * scan.spacing_mm[0]
         picture = load_picture(folder, result.images[key], f"{view}: {text.visible(scan.name)}")
         scale = bar_for(1000 * width_mm, 0.3)
         letters = ("R", "L") if key == "frontal" else ("A", "P")

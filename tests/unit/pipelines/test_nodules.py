@@ -208,6 +208,12 @@ def test_a_scan_without_lungs_is_rejected_unless_it_is_to_be_searched(
     outcome = find_nodules(scan, tmp_path / "out", config_of(models))
     assert outcome.status == "QC rejected" and not outcome.ok and "no lungs" in outcome.reason
     assert "Rejected by quality control" in (tmp_path / "out" / outcome.name / "report.html").read_text()
+    thin = write_metaimage(tmp_path / "thin.mhd", phantom(lungs=False)[:4], FRAME)
+    flat = find_nodules(thin, tmp_path / "out", config_of(models))
+    page = (tmp_path / "out" / flat.name / "report.html").read_text()
+    assert flat.status == "QC rejected" and "From the front" not in page, (
+        "a few planes show nothing from the side"
+    )
     crop = write_metaimage(tmp_path / "crop.mhd", phantom()[18:45, 30:75, 60:120], FRAME)
     kept = find_nodules(crop, tmp_path / "out", config_of(models, without_lungs=True))
     assert kept.status == "done" and kept.regions == 1, kept
