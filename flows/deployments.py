@@ -1,6 +1,7 @@
-"""Schedules as Prefect sees them: one deployment of the flow `batch` for each. Needs a server that answers.
+"""Schedules as Prefect sees them: one deployment of a flow for each. Needs a server that answers.
 
-Prefect is told paths that a person gave and paths of manifests whose names are times; never a slide's name.
+Prefect is told paths that a person gave and paths of manifests whose names are times; never the name of a slide or an
+image.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from flows.schedules import Cron, Schedule
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchRequest
 
-FLOW = "batch"
 TAG = "medvision"
 WORKER_ENVIRONMENT = {
     name: value
@@ -52,11 +52,11 @@ class Seen:
 
 def deployment_of(schedule: Schedule) -> RunnerDeployment:
     """The deployment of a schedule, not yet registered."""
-    from flows.batch import batch
+    from flows.by_work import flow_for
 
     when = schedule.when
     made: RunnerDeployment = RunnerDeployment.from_flow(
-        batch,
+        flow_for(schedule.request),
         name=schedule.name,
         schedules=[PrefectCron(when.cron, timezone=when.timezone)] if isinstance(when, Cron) else [],
         paused=schedule.paused,
@@ -94,17 +94,22 @@ def _check_pool(client: SyncPrefectClient, pool: str) -> None:
         ) from None
 
 
-def unregister(name: str) -> None:
+def title(schedule: Schedule) -> str:
+    """What Prefect calls a schedule's deployment: the flow's name and its own."""
+    return f"{schedule.request.work.flow}/{schedule.name}"
+
+
+def unregister(schedule: Schedule) -> None:
     """Remove a schedule's deployment and the runs that were still to come; runs that were made stay listed."""
     with get_client(sync_client=True) as client:
-        if (found := find(client, name)) is not None:
+        if (found := find(client, schedule)) is not None:
             client.delete_deployment(found)
 
 
-def find(client: SyncPrefectClient, name: str) -> UUID | None:
+def find(client: SyncPrefectClient, schedule: Schedule) -> UUID | None:
     """Identity of a schedule's deployment, if it is registered."""
     try:
-        return client.read_deployment_by_name(f"{FLOW}/{name}").id
+        return client.read_deployment_by_name(title(schedule)).id
     except ObjectNotFound:
         return None
 
@@ -112,10 +117,10 @@ def find(client: SyncPrefectClient, name: str) -> UUID | None:
 def submit(schedule: Schedule, request: BatchRequest, run_name: str, key: str | None = None) -> FlowRun:
     """Have a batch run as soon as there is room; the same `key` twice is one run.
 
-    `run_name` and the request are kept by Prefect: no slide's name may be in them.
+    `run_name` and the request are kept by Prefect: no name of a slide or an image may be in them.
     """
     with get_client(sync_client=True) as client:
-        found = find(client, schedule.name)
+        found = find(client, schedule)
     if found is None:
         found = register(schedule)
     with get_client(sync_client=True) as client:
@@ -136,10 +141,10 @@ def read_run(identity: UUID) -> FlowRun | None:
             return None
 
 
-def seen(name: str) -> Seen | None:
+def seen(schedule: Schedule) -> Seen | None:
     """What the server knows of a schedule; None where it is not registered."""
     with get_client(sync_client=True) as client:
-        if (found := find(client, name)) is None:
+        if (found := find(client, schedule)) is None:
             return None
         coming = _runs(client, found, [StateType.SCHEDULED], FlowRunSort.NEXT_SCHEDULED_START_TIME_ASC, 1)
         begun: list[StateType] = [kind for kind in StateType if kind is not StateType.SCHEDULED]
@@ -151,15 +156,15 @@ def seen(name: str) -> Seen | None:
     )
 
 
-def missed_of(name: str) -> int:
+def missed_of(schedule: Schedule) -> int:
     """How many runs of a schedule are past their time and have not begun."""
     with get_client(sync_client=True) as client:
-        found = find(client, name)
+        found = find(client, schedule)
         return 0 if found is None else len(_missed(client, found))
 
 
 def catch_up(schedule: Schedule, identity: UUID) -> None:
-    """Have one run make up for all that were missed: each would be a batch over the same slides."""
+    """Have one run make up for all that were missed: each would be a batch over the same files."""
     with get_client(sync_client=True) as client:
         missed = _missed(client, identity)
         for run in missed[:-1]:

@@ -60,35 +60,35 @@ def run_analyze(slides: Sequence[Path], out: Path, config: AnalyzeConfig) -> lis
 
 
 def run_batch(request: BatchRequest, tell: Callable[[Progress], None] | None = None) -> list[SlideOutcome]:
-    """Run the `batch` flow here; returns how each slide ended, in the order of the slides.
+    """Run the flow of a request here; returns how each slide or image ended, in their order.
 
     Uses the server that `PREFECT_API_URL` names, if that is set, else one of its own, whose database lies below the
-    output folder. A server that is lost on the way loses no slide.
+    output folder. A server that is lost on the way loses none of them.
 
     Raises:
-        RunEndError: after the slides, if the page or the ledger could not be written; the next run makes up for it.
-        MedvisionError: before the first slide, if the slides cannot be listed, the model cannot be had, or the output
-            not be written.
+        RunEndError: after the last one, if the page or the ledger could not be written; the next run makes up for it.
+        MedvisionError: before the first one, if they cannot be listed, the model cannot be had, or the output not be
+            written.
     """
     control = make_output(make_output(request.out) / CONTROL)
     follower = Follower(tell or (lambda _: None))
     token = FOLLOWER.set(follower)
     try:
         with _home(control / "prefect") as home, prefect_settings(home):
-            from flows.batch import batch
+            from flows.by_work import flow_for
 
-            result = batch(request, return_state=True).result(raise_on_failure=False)
+            result = flow_for(request)(request, return_state=True).result(raise_on_failure=False)
             if isinstance(result, MedvisionError):
                 raise result
     except MedvisionError as error:
         if follower.begun:
-            raise RunEndError(f"{error}; slides that ended are kept, and the next run lists them") from error
+            raise RunEndError(f"{error}; what has ended is kept, and the next run lists it") from error
         raise
     except Exception as error:
         if follower.outcomes is None:
             raise
         logging.getLogger(__name__).warning(
-            "every slide has ended, but Prefect could not be told: %s", type(error).__name__
+            "everything has ended, but Prefect could not be told: %s", type(error).__name__
         )
     finally:
         FOLLOWER.reset(token)
@@ -107,7 +107,7 @@ def prefect_settings(home: Path) -> Iterator[None]:
     quiet = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # a failed slide is told by its own outcome
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",  # what failed is told by its own outcome
         "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         "PREFECT_LOGGING_TO_API_ENABLED": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",

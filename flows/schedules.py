@@ -32,20 +32,20 @@ class Cron(Record):
     cron: str
     timezone: str
 
-    def words(self) -> str:
+    def words(self, _items: str) -> str:
         """As a person reads it."""
         return f"{self.cron} ({self.timezone})"
 
 
 class Watch(Record):
-    """When slides arrive in the folder and have not changed for `settle_s` seconds."""
+    """When files arrive in the folder and have not changed for `settle_s` seconds."""
 
     kind: Literal["watch"] = "watch"
     settle_s: Positive = SETTLE_S
 
-    def words(self) -> str:
+    def words(self, items: str) -> str:
         """As a person reads it."""
-        return f"slides that arrive (the same for {self.settle_s:g} s)"
+        return f"{items} that arrive (the same for {self.settle_s:g} s)"
 
 
 class Schedule(Record):
@@ -59,6 +59,10 @@ class Schedule(Record):
     paused: bool = False
     created_utc: str
 
+    def words(self) -> str:
+        """When it runs, as a person reads it."""
+        return self.when.words(self.request.work.items)
+
     @field_validator("name")
     @classmethod
     def _plain(cls, value: str) -> str:
@@ -71,34 +75,21 @@ def new_schedule(name: str, request: BatchRequest, when: Cron | Watch, pool: str
     """A schedule from what a person gave; paths are made absolute.
 
     Raises:
-        UsageError: if the name has other characters than a file name may have anywhere, the slides are absent, a
-            watched folder is no folder, the cron expression is none, or the timezone is unknown.
+        UsageError: if the name has other characters than a file name may have anywhere, the slides or images are
+            absent, a watched folder is no folder, the cron expression is none, or the timezone is unknown.
     """
-    slides = request.slides.absolute()
-    if not slides.exists():
-        raise UsageError(f"{slides}: no such manifest or folder")
-    if isinstance(when, Watch) and not slides.is_dir():
-        raise UsageError(f"{slides} is not a folder: only a folder can be watched")
+    absolute = request.with_absolute_paths()
+    if not absolute.inputs.exists():
+        raise UsageError(f"{absolute.inputs}: no such manifest or folder")
+    if isinstance(when, Watch) and not absolute.inputs.is_dir():
+        raise UsageError(f"{absolute.inputs} is not a folder: only a folder can be watched")
     if isinstance(when, Cron):
         check_cron(when)
-    analyze, options = request.analyze, request.options
-    absolute = BatchRequest(
-        slides=slides,
-        out=request.out.absolute(),
-        analyze=analyze.model_copy(
-            update={key: _absolute(getattr(analyze, key)) for key in ("weights", "slide_model")}
-        ),
-        options=options.model_copy(update={"pseudonym_key": _absolute(options.pseudonym_key)}),
-    )
     created = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         return Schedule(name=name, request=absolute, when=when, pool=pool, created_utc=created)
     except ValidationError as error:
         raise UsageError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.absolute()
 
 
 def local_timezone() -> str:

@@ -34,7 +34,7 @@ ATTEMPTS = 3
 
 _POLL_S = 2.0
 _LOOKS = 4
-"""Looks within the time that a slide must stay as it is."""
+"""Looks within the time that a file must stay as it is."""
 
 
 def serve(home: Path, note: Note) -> None:
@@ -145,7 +145,7 @@ class _Server:
     async def _take_up(self, runner: Runner, schedule: Schedule) -> None:
         from flows import deployments
 
-        missed = await asyncio.to_thread(deployments.missed_of, schedule.name)
+        missed = await asyncio.to_thread(deployments.missed_of, schedule)
         if schedule.pool is None:
             made = await asyncio.to_thread(deployments.deployment_of, schedule)
             identity = await runner.aadd_deployment(made)
@@ -158,8 +158,8 @@ class _Server:
         if isinstance(schedule.when, Watch):
             self.watches[schedule.name] = _Folder(schedule)
         self.registered[schedule.name] = schedule
-        state = "paused" if schedule.paused else schedule.when.words()
-        self.note(f"{schedule.name}: {state}; {schedule.request.slides} to {schedule.request.out}")
+        state = "paused" if schedule.paused else schedule.words()
+        self.note(f"{schedule.name}: {state}; {schedule.request.inputs} to {schedule.request.out}")
 
     @contextlib.contextmanager
     def _said(self, name: str) -> Iterator[None]:
@@ -186,7 +186,9 @@ class _Folder:
         self.schedule = schedule
         self.every_s = min(schedule.when.settle_s / _LOOKS, 15.0)
         self.control = watch.control_folder(request.out, schedule.name)
-        self.watcher = Watcher(request.slides, request.options.pattern, schedule.when.settle_s, request.out)
+        self.watcher = Watcher(
+            request.inputs, request.patterns, schedule.when.settle_s, request.out, request.work.one_file
+        )
         self.memory: Memory | None = None
         self.next_look = 0.0
 
@@ -206,11 +208,13 @@ class _Folder:
 
     def _take(self, memory: Memory, arrived: list[watch.Arrival], note: Note) -> None:
         """Manifest, then memory, then run: whichever is the last to be done, nothing is lost or done twice."""
-        slides = watch.slides_of(arrived)
-        manifest = watch.write_manifest(self.control, self.schedule.request.slides, slides)
+        request = self.schedule.request
+        files = watch.files_to_take(arrived)
+        manifest = watch.write_manifest(self.control, request.inputs, files, request.work)
         taken = memory.taken | {arrival.key: arrival.digest for arrival in arrived}
         self._remember(Memory(taken=taken, sent=(*memory.sent, Sent(manifest=manifest.name))))
-        note(f"{self.schedule.name}: {len(slides)} new slide{'s' * (len(slides) != 1)}, listed in {manifest}")
+        count = request.work.plural(len(files)).replace(" ", " new ")
+        note(f"{self.schedule.name}: {count}, listed in {manifest}")
 
     def _follow(self, note: Note) -> None:
         """Hand in what was not, hand in again what crashed, and forget what has come to an end."""
@@ -229,7 +233,7 @@ class _Folder:
 
         if sent.run is None:
             path = self.control / sent.manifest
-            request = self.schedule.request.model_copy(update={"slides": path})
+            request = self.schedule.request.over(path)
             name = deployments.run_name(self.schedule.name, datetime.now(UTC), path)
             run = deployments.submit(self.schedule, request, name, f"{self.schedule.name} {sent.key}")
             return sent.model_copy(update={"run": run.id})

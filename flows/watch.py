@@ -1,8 +1,8 @@
-"""A watched folder: which slides have arrived whole, and which of them were taken already.
+"""A watched folder: which slides or images have arrived whole, and which of them were taken already.
 
 A scanner or a network copy writes for minutes, and nothing says when it is done. A slide is therefore taken when its
 files have been the same for a while, in two looks at least. What was taken is remembered beside the results, so that a
-restart takes nothing twice; a slide whose size or time has changed since is a new one.
+restart takes nothing twice; a slide whose size or time has changed since is a new one. An image is always one file.
 
 Nothing here knows Prefect.
 """
@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from pydantic import Field, ValidationError
 
 from medvision.core.errors import StoreError
-from medvision.pipelines.batch_plan import slide_ids
+from medvision.pipelines.batch_plan import ids_in
+from medvision.pipelines.work import SLIDES, Work
 from medvision.store.cohort import CohortSlide, write_cohort
 from medvision.store.files import atomic_write
 from medvision.store.records import Record
@@ -37,7 +39,7 @@ Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """One slide file, or a set of files that only mean something together."""
+    """One file, or a set of files of a slide that only mean something together."""
 
     key: str
     """Path below the watched folder, by which it is remembered."""
@@ -83,6 +85,8 @@ class Watcher:
     patterns: Sequence[str]
     settle_s: float
     skip: Path
+    one_file: bool = False
+    """Whether each file is taken by itself, and none is part of a slide."""
     _since: dict[str, tuple[Fingerprint, float]] = field(default_factory=dict)
 
     def look(self, now: float, taken: dict[str, str]) -> list[Arrival]:
@@ -94,7 +98,7 @@ class Watcher:
             OSError: if the folder cannot be listed.
         """
         ready, since = [], {}
-        for arrival in arrivals(self.folder, self.patterns, self.skip):
+        for arrival in arrivals(self.folder, self.patterns, self.skip, self.one_file):
             if taken.get(arrival.key) == arrival.digest:
                 continue
             before = self._since.get(arrival.key)
@@ -108,8 +112,8 @@ class Watcher:
         return ready
 
 
-def arrivals(folder: Path, patterns: Sequence[str], skip: Path) -> Iterator[Arrival]:
-    """All slides below `folder` that could be whole, in order of their path.
+def arrivals(folder: Path, patterns: Sequence[str], skip: Path, one_file: bool = False) -> Iterator[Arrival]:
+    """All slides below `folder` that could be whole, in order of their path; or, with `one_file`, all files.
 
     Left out are links, hidden and temporary names, names that are no text, folders in which something temporary lies
     where the folder is one set, and MRXS files whose folder is not there yet.
@@ -124,6 +128,10 @@ def arrivals(folder: Path, patterns: Sequence[str], skip: Path) -> Iterator[Arri
         slides = [
             n for n in plain if not _is_temporary(n) and any(fnmatch(n.lower(), p.lower()) for p in patterns)
         ]
+        if one_file:
+            for name in slides:
+                yield from _arrival(folder, here / name, (here / name,), [here / name])
+            continue
         instances = [here / n for n in slides if n.lower().endswith(".dcm")]
         whole = not any(map(_is_temporary, names))
         for name in slides:
@@ -197,11 +205,11 @@ def one_of_each_series(instances: Sequence[Path]) -> list[Path]:
     return first
 
 
-def slides_of(arrived: Iterable[Arrival]) -> list[Path]:
-    """The slides to analyse."""
+def files_to_take(arrived: Iterable[Arrival]) -> list[Path]:
+    """The files to work on: of each arrival one, but of a folder of DICOM one of each series."""
     found = []
     for arrival in arrived:
-        dicom = arrival.slides[0].suffix.lower() == ".dcm"
+        dicom = len(arrival.slides) > 1
         found += one_of_each_series(arrival.slides) if dicom else list(arrival.slides)
     return found
 
@@ -211,15 +219,15 @@ def control_folder(out: Path, schedule: str) -> Path:
     return out / CONTROL / "watch" / schedule
 
 
-def write_manifest(control: Path, folder: Path, slides: Sequence[Path]) -> Path:
-    """A manifest of just these slides, named by the time: Prefect keeps its name, and none of the slides'."""
+def write_manifest(control: Path, folder: Path, files: Sequence[Path], work: Work[Any] = SLIDES) -> Path:
+    """A manifest of just these files, named by the time: Prefect keeps its name, and none of the files'."""
     stem = datetime.now(UTC).strftime("%Y-%m-%dT%H-%M-%SZ")
     path, number = control / f"{stem}.csv", 1
     while path.exists():
         number += 1
         path = control / f"{stem}-{number}.csv"
-    ids = slide_ids(folder, slides)
-    return write_cohort(path, [CohortSlide(name, slide) for name, slide in zip(ids, slides, strict=True)])
+    ids = ids_in(folder, files, work)
+    return write_cohort(path, [CohortSlide(name, file) for name, file in zip(ids, files, strict=True)])
 
 
 def read_memory(control: Path) -> Memory:

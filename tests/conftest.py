@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,3 +28,18 @@ def smoke_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = Path(__file__).resolve().parents[1] / "configs" / "cohort-smoke.yaml"
     assert run(["synthesize", "cohort", "--config", str(config), "--out", str(out), "--workers", "1"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def results() -> Callable[[Path], dict[str, bytes]]:
+    """`results(out)`: the files below an output folder that repeat between equal runs, by path."""
+    of_run = {"run.json", "manifest-run.json", "report.html", "report.pdf"}
+
+    def read(out: Path) -> dict[str, bytes]:
+        return {
+            path.relative_to(out).as_posix(): path.read_bytes()
+            for path in sorted(out.glob("*/**/*"))
+            if path.is_file() and path.name not in of_run and ".medvision" not in path.parts
+        }
+
+    return read

@@ -41,6 +41,14 @@ _COMMANDS = {
         "medvision.cli.batch:batch",
         "Analyse every slide of a manifest or folder, unattended, with a page of all.",
     ),
+    "batch-images": (
+        "medvision.cli.batch:batch_images",
+        "Classify every image of a manifest or folder, unattended, with a page of all.",
+    ),
+    "batch-scans": (
+        "medvision.cli.batch:batch_scans",
+        "Search every chest CT of a manifest or folder for nodules, unattended, with a page of all.",
+    ),
     "benchmark": ("medvision.cli.benchmark:benchmark", "Measure speed against its limits on this machine."),
     "calibrate": (
         "medvision.cli.calibrate:calibrate",
@@ -50,10 +58,14 @@ _COMMANDS = {
         "medvision.cli.inspect:check",
         "Dry run: is each slide readable, and what would an analysis cost?",
     ),
-    "classify": ("medvision.cli.classify:classify", "Score single images or folders of them."),
+    "classify": ("medvision.cli.classify:classify", "Classify images, or folders of them; a page for each."),
     "demo": (
         "medvision.cli.demo:demo",
         "Make four synthetic slides, analyse them and evaluate against the truth.",
+    ),
+    "embed": (
+        "medvision.cli.embed:embed",
+        "Show images as a classifier sees them: t-SNE, UMAP or PCA, coloured by class.",
     ),
     "evaluate": ("medvision.cli.evaluate:app", "Score predictions by a benchmark's official protocol."),
     "features": (
@@ -66,17 +78,19 @@ _COMMANDS = {
         "Lesions scored by two models, from their heatmaps.",
     ),
     "models": ("medvision.cli.models:app", "List the models that can be named, show one, measure one."),
+    "nodules": ("medvision.cli.nodules:nodules", "Search chest CT for lung nodules; a page for each scan."),
     "pseudonyms": (
         "medvision.cli.batch:pseudonyms",
-        "Names for slides that say nothing about a patient.",
+        "Names for slides, images and scans that say nothing about a patient.",
     ),
     "report": ("medvision.cli.report:report", "Render the reports of a run again, without recomputing."),
     "runs": ("medvision.cli.runs:app", "List the runs of an output folder, show one, check its results."),
     "schedule": (
         "medvision.cli.schedule:app",
-        "Run batches at set times, or when slides arrive in a folder.",
+        "Run batches at set times, or when slides or images arrive in a folder.",
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
+    "study": ("medvision.cli.study:app", "Compare ways of training on the same images."),
     "synthesize": (
         "medvision.cli.synthesize:app",
         "Write synthetic H&E slides, or chest CT scans, with their truth.",

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +30,7 @@ from medvision.store.records import SlideOutcome
 
 if TYPE_CHECKING:
     from medvision.pipelines.batch import Progress as Progress_
+    from medvision.pipelines.work import Work
     from medvision.training.loop import Check
 
 # Of the processes of a distributed training, which are told their rank, the first alone speaks; errors come from any.
@@ -80,8 +81,10 @@ def slide_progress() -> Iterator[SlideProgress]:
 
 
 @contextmanager
-def batch_progress(on_outcome: Callable[[SlideOutcome], None]) -> Iterator[Callable[[Progress_], None]]:
-    """A bar over all slides of a batch, by their bytes, with the rate of tiles; each ended slide is also printed."""
+def batch_progress(
+    on_outcome: Callable[[SlideOutcome], None], work: Work[Any]
+) -> Iterator[Callable[[Progress_], None]]:
+    """A bar over all items of a batch, by their bytes, with the rate of its work; each ended item is also printed."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -90,39 +93,45 @@ def batch_progress(on_outcome: Callable[[SlideOutcome], None]) -> Iterator[Calla
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-        bar = progress.add_task("slides", total=None, rate="")
+        bar = progress.add_task(work.items, total=None, rate="")
         seen: deque[tuple[float, int]] = deque(maxlen=40)
 
         def listen(state: Progress_) -> None:
             for outcome in state.new:
                 on_outcome(outcome)
-            seen.append((time.monotonic(), state.windows_done))
+            seen.append((time.monotonic(), state.windows_done if work.unit == "tiles" else state.ended))
             elapsed = seen[-1][0] - seen[0][0]
             rate = (seen[-1][1] - seen[0][1]) / elapsed if elapsed > 0 else 0.0
             progress.update(
                 bar,
                 total=state.bytes_all,
                 completed=state.bytes_done,
-                description=f"{state.ended:,} of {state.slides:,} slides",
-                rate=f"{rate:,.0f} tiles/s" if rate > 0 else "",
+                description=f"{state.ended:,} of {work.plural(state.items)}",
+                rate=f"{rate:,.{0 if rate >= 10 else 1}f} {work.unit}/s" if rate > 0 else "",
             )
 
         yield listen
 
 
-def print_outcome(outcome: SlideOutcome) -> None:
-    """One line for one slide."""
+def print_outcome(outcome: SlideOutcome, found: str = "region") -> None:
+    """One line for one slide, image or scan; `found` is what its regions are called."""
     style = _STYLES.get(outcome.status, "red")
-    score = (
-        "" if outcome.probability is None else f"  probability {outcome.probability:.3f} ({outcome.label})"
-    )
-    regions = f", {outcome.regions} region{'s' * (outcome.regions != 1)}" if outcome.regions else ""
+    score = "" if outcome.probability is None else f"  {_score(outcome, outcome.probability)}"
+    regions = f", {outcome.regions} {found}{'s' * (outcome.regions != 1)}" if outcome.regions else ""
     reason = f"  {without_prefix(outcome.reason, outcome.slide)}" if outcome.reason else ""
     console.print(
         f"[{style}]{outcome.status:>11}[/]  [bold]{escape(visible(outcome.slide))}[/]{score}{regions}"
         f"  {outcome.seconds:.1f} s{escape(visible(reason))}",
         soft_wrap=True,
     )
+
+
+def _score(outcome: SlideOutcome, probability: float) -> str:
+    """Of a slide: the probability, and what follows from it. Of an image: its class, and the probability of one."""
+    if not outcome.probability_of:
+        return f"probability {probability:.3f} ({outcome.label})"
+    named = "" if outcome.probability_of == outcome.label else f" {visible(outcome.probability_of)}"
+    return escape(f"{visible(outcome.label or '')} ({probability:.3f}{named})")
 
 
 def without_prefix(reason: str, slide: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,21 +56,22 @@ def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> i
     ]
     console.print(table("Models - research use only", columns, shown))
     console.print()
-    networks = [
-        (
-            name,
-            entry.family,
-            entry.task,
-            "" if entry.parameters is None else f"{entry.parameters / 1e6:.2f} M",
-            f"medvision {entry.command}" if entry.command else "the library",
-            entry.licence,
-            entry.paper,
-        )
-        for name, entry in list_architectures().items()
-    ]
-    heads = ("name", "family", "judges", "parameters", "trained by", "licence", "paper")
-    console.print(table("Networks to train", heads, networks))
-    console.print()
+    heads = ("name", "parameters", "trained by", "licence", "paper")
+    for family, group in groupby(list_architectures().items(), lambda item: item[1].family):
+        members = list(group)
+        networks = [
+            (
+                name,
+                "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M",
+                f"medvision {entry.command}" if entry.command else "the library",
+                entry.licence,
+                entry.paper,
+            )
+            for name, entry in members
+        ]
+        tasks = sorted({entry.task for _, entry in members})
+        console.print(table(f"{family} - {'; '.join(tasks)}", heads, networks))
+        console.print()
     console.print("Any torchvision or timm classifier works with local weights:")
     console.print("  --model resnet50 --weights FILE --classes normal,tumor --spacing 0.5", soft_wrap=True)
     return 0

@@ -1,4 +1,4 @@
-"""`medvision schedule`: batches at set times, or when slides arrive."""
+"""`medvision schedule`: batches at set times, or when slides or images arrive."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from medvision.cli.batch import ImageParameters, ScanParameters, chosen
 from medvision.cli.console import console, print_note, table
 from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.image_config import ImageConfig
+from medvision.pipelines.nodule_config import NoduleConfig
 from medvision.training.config_file import read_yaml_config, validated
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 app = App(
     name="schedule",
     help=(
-        "Run batches at set times, or when slides arrive in a folder. "
+        "Run batches at set times, or when slides or images arrive in a folder. "
         'Example: medvision schedule create nightly slides --out results --cron "0 20 * * *"'
     ),
 )
@@ -73,13 +76,121 @@ def create(
     home
         The server's folder.
     """
-    from flows.home import prepare, set_environment
+    request = validated(
+        {"slides": slides, "out": out, "analyze": _merged(config, analyze), "options": options}, BatchRequest
+    )
+    return _create(name, request, _when(cron, timezone, watch, settle), pool, home)
 
+
+@app.command
+def create_images(
+    name: str,
+    images: Path,
+    /,
+    *,
+    out: Path,
+    cron: str | None = None,
+    timezone: str | None = None,
+    watch: bool = False,
+    settle: float | None = None,
+    config: Path | None = None,
+    pool: str | None = None,
+    home: Home = DEFAULT_HOME,
+    classify: Annotated[ImageParameters, Parameter(name="*")] = ImageParameters(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Make a schedule that classifies images: at set times by --cron, or --watch for images that arrive.
+
+    Example: medvision schedule create-images oct /scanner --out results --model oct.safetensors --watch
+
+    Parameters
+    ----------
+    name
+        Letters, digits, hyphens and underscores. It is shown by Prefect: no name of a patient.
+    images
+        A manifest (image,path,...) or a folder.
+    out
+        Output folder.
+    cron
+        Minute, hour, day of the month, month, day of the week: "0 20 * * *" is every evening at eight.
+    timezone
+        Whose clocks --cron goes by, such as Europe/Oslo. Default: this machine's.
+    watch
+        Take each image that arrives in the folder, once it is whole.
+    settle
+        Seconds that a file must have stayed the same to count as whole. Default: 60.
+    config
+        YAML file of the parameters of images, by the names of the options; an option given here comes first.
+    pool
+        Work pool of Prefect whose workers run the batches, in place of 'medvision schedule serve'.
+    home
+        The server's folder.
+    """
+    given = chosen(classify)
+    content = (
+        validated(given, ImageConfig) if config is None else read_yaml_config(config, ImageConfig, **given)
+    )
+    request = validated({"images": images, "out": out, "classify": content, "options": options}, BatchRequest)
+    return _create(name, request, _when(cron, timezone, watch, settle), pool, home)
+
+
+@app.command
+def create_scans(
+    name: str,
+    scans: Path,
+    /,
+    *,
+    out: Path,
+    cron: str,
+    timezone: str | None = None,
+    config: Path | None = None,
+    pool: str | None = None,
+    home: Home = DEFAULT_HOME,
+    nodules: Annotated[ScanParameters, Parameter(name="*")] = ScanParameters(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Make a schedule that searches chest CT scans for nodules, at the times of --cron.
+
+    A series arrives file by file, so that nobody can tell when it is whole: folders of scans are not watched.
+
+    Example: medvision schedule create-scans ct /pacs --out results --detector detector.safetensors --cron "0 22 * * *"
+
+    Parameters
+    ----------
+    name
+        Letters, digits, hyphens and underscores. It is shown by Prefect: no name of a patient.
+    scans
+        A manifest (scan,path,...) or a folder.
+    out
+        Output folder.
+    cron
+        Minute, hour, day of the month, month, day of the week: "0 20 * * *" is every evening at eight.
+    timezone
+        Whose clocks --cron goes by, such as Europe/Oslo. Default: this machine's.
+    config
+        YAML file of the parameters of scans, by the names of the options; an option given here comes first.
+    pool
+        Work pool of Prefect whose workers run the batches, in place of 'medvision schedule serve'.
+    home
+        The server's folder.
+    """
+    given = chosen(nodules)
+    content = (
+        validated(given, NoduleConfig) if config is None else read_yaml_config(config, NoduleConfig, **given)
+    )
+    request = validated({"scans": scans, "out": out, "nodules": content, "options": options}, BatchRequest)
+    return _create(name, request, _timed(cron, timezone, None), pool, home)
+
+
+def _when(cron: str | None, timezone: str | None, watch: bool, settle: float | None) -> Cron | Watch:
     if (cron is not None) == watch:
         raise UsageError("a schedule has either --cron 'MINUTE HOUR DAY MONTH WEEKDAY' or --watch")
-    when = _watched(timezone, settle) if watch else _timed(cron or "", timezone, settle)
-    given = {"slides": slides, "out": out, "analyze": _merged(config, analyze), "options": options}
-    request = validated(given, BatchRequest)
+    return _watched(timezone, settle) if watch else _timed(cron or "", timezone, settle)
+
+
+def _create(name: str, request: BatchRequest, when: Cron | Watch, pool: str | None, home: Path) -> int:
+    from flows.home import prepare, set_environment
+
     set_environment(prepare(home))
 
     from flows import schedules
@@ -91,7 +202,7 @@ def create(
     except UsageError:
         schedules.remove(home, name)
         raise
-    print_note(f"schedule {name}: {when.words()}; {made.request.slides} to {made.request.out}")
+    print_note(f"schedule {name}: {made.words()}; {made.request.inputs} to {made.request.out}")
     if not registered:
         print_note("no server answers now: 'medvision schedule serve' will register it")
     return 0
@@ -99,7 +210,7 @@ def create(
 
 @app.command(name="list")
 def list_all(*, home: Home = DEFAULT_HOME) -> int:
-    """List the schedules: when, which slides, the next run and how the last one ended.
+    """List the schedules: when, which slides or images, the next run and how the last one ended.
 
     Example: medvision schedule list
 
@@ -121,7 +232,7 @@ def list_all(*, home: Home = DEFAULT_HOME) -> int:
         with connected(home):
             from flows import deployments
 
-            seen = {schedule.name: deployments.seen(schedule.name) for schedule in found}
+            seen = {schedule.name: deployments.seen(schedule) for schedule in found}
     except UsageError as error:
         problem = str(error)
     columns = ("name", "when", "state", "next run", "last run", "ended")
@@ -129,7 +240,7 @@ def list_all(*, home: Home = DEFAULT_HOME) -> int:
         table("Schedules", columns, [_row(schedule, seen.get(schedule.name)) for schedule in found])
     )
     for schedule in found:
-        print_note(f"{schedule.name}: {schedule.request.slides} to {schedule.request.out}{_by(schedule)}")
+        print_note(f"{schedule.name}: {schedule.request.inputs} to {schedule.request.out}{_by(schedule)}")
     if problem:
         print_note(f"times are not known: {problem}")
     return 0
@@ -169,7 +280,7 @@ def resume(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
 
 @app.command
 def run_now(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
-    """Run a schedule's batch over all its slides as soon as there is room, paused or not.
+    """Run a schedule's batch over all that it is of as soon as there is room, paused or not.
 
     Example: medvision schedule run-now nightly
 
@@ -211,14 +322,16 @@ def remove(name: str, /, *, home: Home = DEFAULT_HOME) -> int:
     from flows import schedules
     from flows.home import connected
 
+    schedule = schedules.load(home, name)
     schedules.remove(home, name)
     try:
         with connected(home):
             from flows import deployments
 
-            deployments.unregister(name)
+            deployments.unregister(schedule)
     except UsageError:
-        print_note(f"no server answers now: it keeps the deployment batch/{name} until that is deleted there")
+        kept = f"{schedule.request.work.flow}/{name}"
+        print_note(f"no server answers now: it keeps the deployment {kept} until that is deleted there")
     print_note(f"schedule {name} removed")
     return 0
 
@@ -268,8 +381,7 @@ def _merged(config: Path | None, given: AnalyzeConfig) -> AnalyzeConfig:
     """The file's parameters, with those given on the command line in their place."""
     if config is None:
         return given
-    explicit = {name: getattr(given, name) for name in given.model_fields_set}
-    return read_yaml_config(config, AnalyzeConfig, **explicit)
+    return read_yaml_config(config, AnalyzeConfig, **chosen(given))
 
 
 def _tell(home: Path, schedule: Schedule) -> bool:
@@ -301,7 +413,7 @@ def _row(schedule: Schedule, seen: Seen | None) -> tuple[str, ...]:
     state = "paused" if schedule.paused else "active"
     return (
         schedule.name,
-        schedule.when.words(),
+        schedule.words(),
         state,
         _local(None if schedule.paused or seen is None else seen.next_run),
         _local(None if seen is None else seen.last_run),

@@ -62,11 +62,7 @@ def _images(path: Path, read: Taxonomy) -> dict[str, int]:
     table = read_table(path, ("label",), ("images",))
     images: dict[str, int] = {}
     for line, row in table.rows:
-        label, number = row["label"], row.get("images", "1")
-        try:
-            read.check(label)
-        except UsageError as error:
-            raise UsageError(f"{path}, line {line}: {error}") from error
+        label, number = read.find(row["label"], f"{path}, line {line}"), row.get("images", "1")
         if not number.isdecimal():
             raise UsageError(f"{path}, line {line}: images {number!r} is no whole number from 0")
         if "images" in row and label in images:

@@ -5,7 +5,7 @@ The partition and the sums are those of Esteva et al., Nature 2017;542:115 (Exte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,10 @@ import numpy.typing as npt
 import yaml
 
 from medvision.core.errors import UsageError
+from medvision.core.names import choices, find_name
+
+INFERENCE_LEVELS = (1, 2)
+"""The levels that classes are summed to: in the taxonomy of Esteva 2017 those of the 3-way and the 9-way figures."""
 
 _FIELDS = ("name", "about", "tree")
 
@@ -27,6 +31,15 @@ class Taxonomy:
     children: Mapping[str, tuple[str, ...]]
     about: str = ""
 
+    @classmethod
+    def of(cls, parents: Mapping[str, str | None], about: str = "") -> Taxonomy:
+        """The tree in which each node, the root first, lies under the one that `parents` names."""
+        children: dict[str, list[str]] = {name: [] for name in parents}
+        for name, above in parents.items():
+            if above is not None:
+                children[above].append(name)
+        return cls(parents, {name: tuple(below) for name, below in children.items()}, about)
+
     @property
     def root(self) -> str:
         """The node that holds all others."""
@@ -35,11 +48,11 @@ class Taxonomy:
     def check(self, name: str) -> None:
         """Raise `UsageError`, with the names there are, unless `name` is a node."""
         if name not in self.parents:
-            known = list(self.parents)
-            more = f" and {len(known) - 12} more" if len(known) > 12 else ""
-            raise UsageError(
-                f"taxonomy {self.root!r} has no node {name!r}; known: {', '.join(known[:12])}{more}"
-            )
+            raise UsageError(f"taxonomy {self.root!r} has no node {name!r}; {choices(name, self.parents)}")
+
+    def find(self, name: str, where: str) -> str:
+        """The node of that name, whatever its case. See `find_name`, whose error it raises."""
+        return find_name(name, self.parents, where)
 
     def path(self, name: str) -> tuple[str, ...]:
         """From the root to `name`, both included."""
@@ -158,6 +171,48 @@ def sum_descendants(
             raise UsageError(f"{node!r} is a part of the class {holder!r}, which is not told apart further")
     within = [set(taxonomy.below(node)) for node in nodes]
     return np.array([[name in members for members in within] for name in classes], dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Coarser:
+    """Coarser classes that finer ones add up to: the nodes at a level of a taxonomy.
+
+    `matrix` (finer, coarser) of 0 and 1 is that of `sum_descendants`. `absent` are nodes of the level that are left
+    out, as no finer class and no image lies in them.
+    """
+
+    depth: int
+    classes: tuple[str, ...]
+    matrix: npt.NDArray[np.float64]
+    absent: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """How it is called, such as 9-way."""
+        return f"{len(self.classes)}-way"
+
+    def sum(self, probabilities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Probabilities `(n, coarser)` from those of the finer classes `(n, finer)`."""
+        return probabilities @ self.matrix
+
+
+def coarser(taxonomy: Taxonomy, classes: Sequence[str], depth: int, held: Collection[str] = ()) -> Coarser:
+    """The classes at a level of the taxonomy that `classes` add up to. What trains, classifies and scores sums by it.
+
+    Args:
+        taxonomy: the tree.
+        classes: nodes of the tree, none within another.
+        depth: of the level under the root, which is 0.
+        held: nodes of the level that stay although no class lies in them, because an image does.
+
+    Raises:
+        UsageError: as `Taxonomy.level` and `sum_descendants`.
+    """
+    nodes = taxonomy.level(depth)
+    matrix = sum_descendants(taxonomy, classes, nodes)
+    kept = [i for i, node in enumerate(nodes) if matrix[:, i].any() or node in held]
+    stay = tuple(nodes[i] for i in kept)
+    return Coarser(depth, stay, matrix[:, kept], tuple(node for node in nodes if node not in stay))
 
 
 def read_taxonomy(path: Path) -> Taxonomy:

@@ -179,6 +179,39 @@ class TableSink:
         self._rows[...] = state["rows"].astype(np.float32)
 
 
+class StackSink:
+    """Arrays `(n, *shape)` of one shape, kept as they are: the result is `(windows, *shape)` in the plan's order.
+
+    Windows never reached are NaN. Memory grows with the plan: for a few windows, such as a map of each of some images.
+    """
+
+    def __init__(self, plan: TilePlan) -> None:
+        self._count = len(plan)
+        self._stack: FloatArray | None = None
+
+    def add(self, windows: Windows, outputs: Outputs) -> None:
+        """Put each window's array in its place."""
+        arrays = _array(outputs)
+        if self._stack is None:
+            self._stack = np.full((self._count, *arrays.shape[1:]), np.nan, np.float32)
+        self._stack[windows.index] = arrays
+
+    def unread(self, windows: Windows) -> None:
+        """Leave the arrays NaN."""
+
+    def finish(self) -> FloatArray:
+        """The stack; without any output `(windows, 0)`."""
+        return np.full((self._count, 0), np.nan, np.float32) if self._stack is None else self._stack
+
+    def state(self) -> State:
+        """The stack so far."""
+        return {} if self._stack is None else {"stack": self._stack}
+
+    def restore(self, state: State) -> None:
+        """Take the stack back."""
+        self._stack = state["stack"].astype(np.float32) if "stack" in state else None
+
+
 class ImageSink:
     """Arrays `(n, channels, *out)` stitched into one `(*extent, channels)` image: each window contributes its core.
 

@@ -44,6 +44,11 @@ class Evaluation:
 EVALUATIONS: Registry[Evaluation] = Registry("evaluation")
 
 
+def register(evaluation: Evaluation) -> None:
+    """Add a protocol to `EVALUATIONS`, under its name."""
+    EVALUATIONS.register(evaluation.name)(evaluation)
+
+
 def load_evaluations() -> Registry[Evaluation]:
     """`EVALUATIONS` with every file of this folder imported, so that each protocol has registered itself."""
     package = importlib.import_module("medvision.evaluations")

@@ -17,7 +17,7 @@ import numpy as np
 from medvision.core.errors import SpacingError, UsageError
 from medvision.core.geometry import Box
 from medvision.core.results import Score
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import Evaluation, Published, register
 from medvision.evaluations.predictions import SlidePrediction, predicted_slides, read_predictions
 from medvision.evaluations.truth import SlideTruth, read_mask, read_truth
 from medvision.metrics.froc import CaseHits, Froc, Protocol, froc
@@ -216,7 +216,7 @@ def _rank(
     return auc, roc_curve(labels, scores), notes
 
 
-EVALUATIONS.register("camelyon16")(
+register(
     Evaluation(
         name="camelyon16",
         title="CAMELYON16: metastases in sentinel lymph nodes",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from medvision.core.errors import UsageError
 from medvision.core.results import Score
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import Evaluation, Published, register
 from medvision.metrics.agreement import confusion, quadratic_kappa
 from medvision.metrics.ranking import bootstrap_interval
 from medvision.store.tables import read_table
@@ -255,7 +255,7 @@ def _kappa(
     return Score(name, value, interval, "CAMELYON17, quadratic weighted kappa", len(reference)), notes
 
 
-EVALUATIONS.register("camelyon17")(
+register(
     Evaluation(
         name="camelyon17",
         title="CAMELYON17: pN stage of patients",

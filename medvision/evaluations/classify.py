@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
+from medvision.evaluations.base import RESAMPLES, Evaluation, Published, register
 from medvision.evaluations.image_questions import Further, ask
-from medvision.evaluations.image_results import Drawing, ImageResult
+from medvision.evaluations.image_results import Drawing, ImageResult, Scoring
 from medvision.evaluations.image_tasks import judge, read_readers
-from medvision.evaluations.images import read_cases
+from medvision.evaluations.images import TRUTH_TABLE, read_cases
 from medvision.metrics.classes import medmnist_accuracy, medmnist_auc
 
 MEDMNIST = (
@@ -48,29 +48,23 @@ def evaluate(
     """
     cases = read_cases(predictions, truth)
     drawing = Drawing(resamples, seed, cases.groups)
-    question, notes = ask(f"{len(cases.classes)} classes", cases, drawing, further=MEDMNIST)
-    notes = [*cases.notes, *notes]
+    scoring = Scoring("classify", len(cases.images), drawing, [*cases.notes])
+    scoring.add(ask(f"{len(cases.classes)} classes", cases, drawing, further=MEDMNIST))
     persons = read_readers(readers, cases.classes[1:] if len(cases.classes) == 2 else ())
-    tasks = []
     for name, points in persons.items():
-        scores = cases.probabilities[:, 1]
-        title, rule = f"{name} against {cases.classes[0]}", "at a probability above 0.5"
-        task, more = judge(
-            name, title, cases.labels == 1, scores, scores > 0.5, drawing, rule=rule, readers=points
-        )
-        tasks.append(task)
-        notes += more
-    return ImageResult("classify", len(cases.images), drawing, (question,), tuple(tasks), tuple(notes))
+        title, scores = f"{name} against {cases.classes[0]}", cases.probabilities[:, 1]
+        scoring.add(judge(name, title, cases.labels == 1, scores, drawing, readers=points))
+    return scoring.result()
 
 
-EVALUATIONS.register("classify")(
+register(
     Evaluation(
         name="classify",
         title="Classified images",
         paper="Yang et al., Scientific Data 2023 (MedMNIST); DeLong et al., Biometrics 1988 (interval)",
         data="any labelled images; the published figures are for the test set of PneumoniaMNIST (CC BY 4.0)",
         predictions="CSV with the columns image and one of probability per class",
-        reference="CSV with the columns image, label and, where known, group",
+        reference=TRUTH_TABLE,
         published=PUBLISHED,
         evaluate=evaluate,
     )

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from medvision.core.errors import UsageError
-from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
+from medvision.evaluations.base import RESAMPLES, Evaluation, Published, register
 from medvision.evaluations.classify import MEDMNIST_SOURCE
 from medvision.evaluations.image_questions import ask
-from medvision.evaluations.image_results import (
-    Bools,
-    Drawing,
-    Floats,
-    ImageResult,
-    Question,
-    ReaderPoint,
-    Task,
-)
+from medvision.evaluations.image_results import Drawing, Floats, ImageResult, Scoring
 from medvision.evaluations.image_tasks import judge, read_readers
 from medvision.evaluations.images import (
+    TRUTH_TABLE,
     Predictions,
     Truth,
     align,
@@ -78,50 +70,28 @@ def evaluate(
     probabilities, told = align(given, known), np.array(list(known.labels.values()))
     groups, few = groups_of(known)
     drawing = Drawing(resamples, seed, groups)
-    notes = [*known.notes, *few]
-    questions: list[Question] = []
-    tasks: list[Task] = []
+    scoring = Scoring("cxr", len(told), drawing, [*known.notes, *few])
     if asked_kind and asked_normal:
         if PNEUMONIA in told:
-            notes.append("no table of three classes: the truth does not tell the kind of every pneumonia")
+            scoring.notes.append(
+                "no table of three classes: the truth does not tell the kind of every pneumonia"
+            )
         else:
-            question, more = ask("3 classes", join(given, known), drawing)
-            questions.append(question)
-            notes += more
+            scoring.add(ask("3 classes", join(given, known), drawing))
     if asked_normal:
-        task, more = _judge(
-            PNEUMONIA,
-            "pneumonia against normal",
-            told != NORMAL,
-            probabilities[:, 1:].sum(axis=1),
-            drawing,
-            persons,
-        )
-        tasks.append(task)
-        notes += more
+        title, scores = "pneumonia against normal", probabilities[:, 1:].sum(axis=1)
+        scoring.add(judge(PNEUMONIA, title, told != NORMAL, scores, drawing, readers=persons[PNEUMONIA]))
     if asked_kind and (of_kind := np.isin(told, (BACTERIAL, VIRAL))).any():
         share, unsaid = _share_of_bacterial(probabilities[of_kind, -2:])
         if unsaid:
-            notes.append(f"{unsaid} images of pneumonia have no probability of either kind, taken for 0.5")
-        title = "bacterial against viral pneumonia"
-        task, more = _judge(BACTERIAL, title, told[of_kind] == BACTERIAL, share, drawing.of(of_kind), persons)
-        tasks.append(task)
-        notes += more
+            scoring.notes.append(
+                f"{unsaid} images of pneumonia have no probability of either kind, taken for 0.5"
+            )
+        title, positive = "bacterial against viral pneumonia", told[of_kind] == BACTERIAL
+        scoring.add(judge(BACTERIAL, title, positive, share, drawing.of(of_kind), readers=persons[BACTERIAL]))
     elif asked_kind:
-        notes.append("no figures of bacterial against viral: the truth does not tell them apart")
-    return ImageResult("cxr", len(told), drawing, tuple(questions), tuple(tasks), tuple(notes))
-
-
-def _judge(
-    name: str,
-    title: str,
-    positive: Bools,
-    scores: Floats,
-    drawing: Drawing,
-    persons: Mapping[str, tuple[ReaderPoint, ...]],
-) -> tuple[Task, list[str]]:
-    rule = "at a probability above 0.5"
-    return judge(name, title, positive, scores, scores > 0.5, drawing, rule=rule, readers=persons[name])
+        scoring.notes.append("no figures of bacterial against viral: the truth does not tell them apart")
+    return scoring.result()
 
 
 def _renamed(given: Predictions, known: Truth) -> tuple[Predictions, Truth]:
@@ -160,14 +130,14 @@ def _share_of_bacterial(kinds: Floats) -> tuple[Floats, int]:
     return share, int((both == 0).sum())
 
 
-EVALUATIONS.register("cxr")(
+register(
     Evaluation(
         name="cxr",
         title="Chest X-rays: pneumonia",
         paper=KERMANY,
         data="ChestXRay2017 (CC BY 4.0); the published figures are for its 624 test images, or their 28 px copies",
         predictions="CSV with the columns image and pneumonia, or normal and its kinds bacterial and viral",
-        reference="CSV with the columns image, label and, where known, group",
+        reference=TRUTH_TABLE,
         published=PUBLISHED,
         evaluate=evaluate,
     )

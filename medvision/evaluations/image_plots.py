@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medvision.evaluations.image_results import ImageResult, Question, Task
 from medvision.evaluations.page import interval_text
 from medvision.metrics.calibration import Reliability, calibration_gap
-from medvision.report.plots import BLUE, PALE_BLUE, Plot, diagonal, draw, paint_reliability, square
+from medvision.report.plots import BLUE, PALE_BLUE, Plot, diagonal, draw, literal, paint_reliability, square
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +108,7 @@ def _question_panel(question: Question) -> Callable[[Axes], None]:
             score = question.per_class[i]["AUC"]
             if curve is None or score is None:
                 continue
-            colour, label = (_LINES[i], f"{_literal(name)} {score.value:.3f}") if few else (PALE_BLUE, None)
+            colour, label = (_LINES[i], f"{literal(name)} {score.value:.3f}") if few else (PALE_BLUE, None)
             axes.plot(curve.false_positive_rate, curve.sensitivity, color=colour, linewidth=1.4, label=label)
         if few:
             axes.legend(loc="lower right", fontsize=8, frameon=False, title="AUC", title_fontsize=8)
@@ -127,11 +127,6 @@ def _frame(axes: Axes) -> None:
 
 
 def _title(axes: Axes, name: str, figure: str) -> None:
-    square(axes, "\n".join([*textwrap.wrap(_literal(name), _TITLE), *([figure] if figure else [])]))
+    square(axes, "\n".join([*textwrap.wrap(literal(name), _TITLE), *([figure] if figure else [])]))
     axes.title.set_fontsize(9)
     axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=9)
-
-
-def _literal(name: str) -> str:
-    """A name from a file that matplotlib takes neither for mathematics nor for a curve to be left out of the legend."""
-    return name.replace("$", r"\$").lstrip("_") or "class"

@@ -18,6 +18,7 @@ from medvision.evaluations.image_results import (
     Question,
     Ranking,
     Share,
+    Statistics,
     Wanted,
     measure,
 )
@@ -78,28 +79,9 @@ def ask(
     count, ties = len(cases.classes), tied(p)
     said = np.where(ties & undecided, count, decide(p))
     shape = (count, count + undecided)
-    of_last = "of the last class" if count == 2 else "summed over classes"
-    whole = [
-        Wanted("accuracy", "share of images with the right class", Share(int((y == said).sum()), len(y))),
-        Wanted("balanced accuracy", "mean sensitivity over the classes that have an image"),
-        Wanted("macro AUC", "mean over the classes of the AUC against the rest"),
-        *(Wanted(one.name, one.words) for one in further),
-        Wanted("Brier score", f"mean squared difference of probability and outcome, {of_last}"),
-    ][: None if distribution else -1]
+    whole = _of_all(cases, said, further, distribution)
     each = _of_each(cases, said, above_sensitivity)
-
-    def statistics(y: Ints, p: Floats, d: Ints) -> list[float]:
-        table = confusion_counts(y, d, shape)
-        auc = one_vs_rest_auc(y, p)
-        figures = [accuracy(table), balanced_accuracy(table), float(auc.mean())]
-        figures += [_or_nan(one, y, p, d) for one in further]
-        figures += [class_brier(y, p)] if distribution else []
-        for one in (sensitivities(table), specificities(table), auc):
-            figures += one.tolist()
-        if above_sensitivity is not None:
-            figures += [_above(y == i, p[:, i], above_sensitivity) for i in range(count)]
-        return figures
-
+    statistics = _statistics(shape, further, distribution, above_sensitivity)
     figures, notes = measure([*whole, *each], statistics, y, p, said, drawing)
     if ties.any():
         what = (
@@ -127,6 +109,41 @@ def ask(
 def above_name(sensitivity: float) -> str:
     """What the AUC above a sensitivity is called."""
     return f"AUC above {sensitivity:.0%} sensitivity"
+
+
+def _of_all(cases: Cases, said: Ints, further: Sequence[Further], distribution: bool) -> list[Wanted]:
+    """What is measured of the question as a whole; of scores that are no probabilities not the last."""
+    of_last = "of the last class" if len(cases.classes) == 2 else "summed over classes"
+    right = Share(int((cases.labels == said).sum()), len(said))
+    wanted = [
+        Wanted("accuracy", "share of images with the right class", right),
+        Wanted("balanced accuracy", "mean sensitivity over the classes that have an image"),
+        Wanted("macro AUC", "mean over the classes of the AUC against the rest"),
+        *(Wanted(one.name, one.words) for one in further),
+    ]
+    if distribution:
+        wanted.append(Wanted("Brier score", f"mean squared difference of probability and outcome, {of_last}"))
+    return wanted
+
+
+def _statistics(
+    shape: tuple[int, int], further: Sequence[Further], distribution: bool, above: float | None
+) -> Statistics:
+    """The figures of `_of_all` and `_of_each`, in their order."""
+
+    def statistics(y: Ints, p: Floats, d: Ints) -> list[float]:
+        table = confusion_counts(y, d, shape)
+        auc = one_vs_rest_auc(y, p)
+        figures = [accuracy(table), balanced_accuracy(table), float(auc.mean())]
+        figures += [_or_nan(one, y, p, d) for one in further]
+        figures += [class_brier(y, p)] if distribution else []
+        for one in (sensitivities(table), specificities(table), auc):
+            figures += one.tolist()
+        if above is not None:
+            figures += [_above(y == i, p[:, i], above) for i in range(len(auc))]
+        return figures
+
+    return statistics
 
 
 def _of_each(cases: Cases, said: Ints, above: float | None) -> list[Wanted]:

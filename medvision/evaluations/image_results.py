@@ -105,6 +105,39 @@ class ImageResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(eq=False)
+class Scoring:
+    """An evaluation under way: what its questions and tasks found, in the order in which they were asked."""
+
+    name: str
+    images: int
+    drawing: Drawing
+    notes: list[str] = field(default_factory=list)
+    questions: list[Question] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
+
+    def add(self, made: tuple[Question | Task, Sequence[str]]) -> None:
+        """Take the figures of a question or a task, and the notes on them."""
+        found, notes = made
+        if isinstance(found, Question):
+            self.questions.append(found)
+        else:
+            self.tasks.append(found)
+        self.notes += notes
+
+    def result(
+        self,
+        figures: Mapping[str, Score | None] | None = None,
+        tables: tuple[PageTable, ...] = (),
+        settings: Mapping[str, Any] | None = None,
+    ) -> ImageResult:
+        """All of it, with the protocol's own figures, tables and settings."""
+        asked = tuple(self.questions), tuple(self.tasks), tuple(self.notes)
+        return ImageResult(
+            self.name, self.images, self.drawing, *asked, figures or {}, tables, settings or {}
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Share:
     """Marks a figure as a proportion, `hits` of `cases`."""

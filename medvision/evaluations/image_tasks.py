@@ -34,10 +34,10 @@ def judge(
     title: str,
     positive: Bools,
     scores: Floats,
-    said: Bools,
     drawing: Drawing,
     *,
-    rule: str,
+    said: Bools | None = None,
+    rule: str = "at a probability above 0.5",
     readers: Sequence[ReaderPoint] = (),
 ) -> tuple[Task, list[str]]:
     """The figures of a yes-or-no task, and notes on those that are missing.
@@ -47,10 +47,12 @@ def judge(
         title: for people.
         positive: the truth (n,).
         scores: what ranks the images (n,).
-        said: which of them the predictions call positive (n,), and `rule`, in words, when they do.
         drawing: of the intervals.
+        said: which of them the predictions call positive (n,); by default those with a score above 0.5.
+        rule: when they do, in words.
         readers: persons who did the same task.
     """
+    said = scores > 0.5 if said is None else said
     right = said == positive
     wanted = (
         Wanted("AUC", "area under the ROC curve", Ranking(positive, scores)),

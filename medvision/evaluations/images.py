@@ -18,6 +18,8 @@ Ints = npt.NDArray[np.int64]
 SUM_TOLERANCE = 0.01
 """How far an image's probabilities may be from 1 in sum: two decimals of several classes are, logits are not."""
 FEW = 30
+TRUTH_TABLE = "CSV with the columns image, label and, where known, group"
+"""What the truth is of an evaluation of images, in words."""
 
 
 @dataclass(frozen=True, eq=False)

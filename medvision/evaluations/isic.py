@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from medvision.core.errors import UsageError
+from medvision.core.one_hot import the_one
 from medvision.evaluations.base import RESAMPLES
-from medvision.evaluations.image_results import Drawing, Floats, ImageResult, Ints, Wanted, measure
+from medvision.evaluations.image_results import Drawing, Floats, ImageResult, Ints, Scoring, Wanted, measure
 from medvision.evaluations.image_tasks import judge, read_readers
 from medvision.evaluations.images import (
     Predictions,
@@ -21,6 +22,7 @@ from medvision.evaluations.images import (
     read_truth,
 )
 from medvision.metrics.ranking import roc_auc
+from medvision.store.tables import read_number
 
 KEYS = ("image", "image_id", "id")
 TASKS_2017 = {
@@ -72,28 +74,18 @@ def evaluate_2017(
     scores = align(given, Truth(truth, dict.fromkeys(answers.images, ""), {}, None))
     positive, said = answers.scores == 1, scores > 0.5
     drawing = Drawing(resamples, seed)
-    tasks, notes = [], []
+    scoring = Scoring("skin", len(answers.images), drawing)
+    rule = "at a score above 0.5"
     for i, (name, title) in enumerate(TASKS_2017.items()):
-        made, more = judge(
-            name,
-            title,
-            positive[:, i],
-            scores[:, i],
-            said[:, i],
-            drawing,
-            rule="at a score above 0.5",
-            readers=persons[name],
+        scoring.add(
+            judge(name, title, positive[:, i], scores[:, i], drawing, rule=rule, readers=persons[name])
         )
-        tasks.append(made)
-        notes += more
     mean = Wanted("mean AUC", "mean of the AUCs of both tasks")
-    (figure,), more = measure(
+    (figure,), notes = measure(
         (mean,), _mean_auc, positive.astype(np.int64), scores, said.astype(np.int64), drawing
     )
-    notes += more
-    return ImageResult(
-        "skin", len(answers.images), drawing, (), tuple(tasks), tuple(notes), figures={mean.name: figure}
-    )
+    scoring.notes += notes
+    return scoring.result(figures={mean.name: figure})
 
 
 def read_skin_truth(path: Path) -> Truth:
@@ -117,20 +109,14 @@ def read_skin_truth(path: Path) -> Truth:
         image = _bare(image_name(path, line, row[key], lines))
         image_name(path, line, image, lines)
         lines[image] = line
-        try:
-            ones = [float(row[name]) for name in classes]
-            weight = float(row.get(WEIGHTS[0], "1"))
-        except ValueError:
-            ones, weight = [], 1.0
-        if sorted(ones) != [0.0] * (len(classes) - 1) + [1.0] or weight not in (0, 1):
-            raise UsageError(
-                f"{path}, line {line}: image {image!r} must have a 1 in one of {', '.join(classes)}, 0 in the others, "
-                "and a score_weight, if any, of 0 or 1"
-            )
+        label = the_one({name: row[name] for name in classes}, f"{path}, line {line}: image {image!r}")
+        weight = read_number(path, line, WEIGHTS[0], row.get(WEIGHTS[0], "1"), 0, 1)
+        if weight not in (0, 1):
+            raise UsageError(f"{path}, line {line}: {WEIGHTS[0]} {weight:g} is neither 0 nor 1")
         if weight == 0 or image == LEFT_OUT:
             dropped.append(image)
         else:
-            labels[image] = classes[ones.index(1)]
+            labels[image] = label
     note = f"left out, as the challenge's scorer gives them no weight: {', '.join(dropped[:5])}"
     more = f" and {len(dropped) - 5} more" if len(dropped) > 5 else ""
     if not labels:

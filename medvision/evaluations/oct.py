@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
+from medvision.evaluations.base import RESAMPLES, Evaluation, Published, register
 from medvision.evaluations.image_questions import Further, ask
-from medvision.evaluations.image_results import Drawing, ImageResult
+from medvision.evaluations.image_results import Drawing, ImageResult, Scoring
 from medvision.evaluations.image_tasks import judge, read_readers
-from medvision.evaluations.images import read_cases
+from medvision.evaluations.images import TRUTH_TABLE, read_cases
 from medvision.evaluations.page import PageTable
 from medvision.metrics.agreement import confusion_counts
 from medvision.metrics.classes import decide, weighted_error
@@ -116,28 +116,23 @@ def evaluate(
         f"mean penalty of an image; {whose}",
         lambda y, _p, d: weighted_error(confusion_counts(y, d, four), matrix),
     )
-    question, notes = ask("4 classes", cases, drawing, further=(error,))
+    scoring = Scoring("oct", len(cases.images), drawing, [*cases.notes])
+    scoring.add(ask("4 classes", cases, drawing, further=(error,)))
     urgent = np.isin(CLASSES, URGENT)
-    task, more = judge(
-        REFERRAL,
-        "urgent referral (CNV or DME)",
-        urgent[cases.labels],
-        cases.probabilities[:, urgent].sum(axis=1),
-        urgent[decide(cases.probabilities)],
-        drawing,
-        rule="where the most probable class is CNV or DME",
-        readers=persons[REFERRAL],
+    scoring.add(
+        judge(
+            REFERRAL,
+            "urgent referral (CNV or DME)",
+            urgent[cases.labels],
+            cases.probabilities[:, urgent].sum(axis=1),
+            drawing,
+            said=urgent[decide(cases.probabilities)],
+            rule="where the most probable class is CNV or DME",
+            readers=persons[REFERRAL],
+        )
     )
-    return ImageResult(
-        "oct",
-        len(cases.images),
-        drawing,
-        (question,),
-        (task,),
-        (*cases.notes, *notes, *more),
-        tables=(_penalty_table(matrix, whose),),
-        settings={"penalties": {"source": whose, "classes": CLASSES, "reference in rows": matrix.tolist()}},
-    )
+    settings = {"penalties": {"source": whose, "classes": CLASSES, "reference in rows": matrix.tolist()}}
+    return scoring.result(tables=(_penalty_table(matrix, whose),), settings=settings)
 
 
 def _penalty_table(matrix: npt.NDArray[np.float64], whose: str) -> PageTable:
@@ -152,14 +147,14 @@ def _penalty_table(matrix: npt.NDArray[np.float64], whose: str) -> PageTable:
     )
 
 
-EVALUATIONS.register("oct")(
+register(
     Evaluation(
         name="oct",
         title="Retinal OCT",
         paper=KERMANY,
         data="OCT2017 (CC BY 4.0); the published figures are for its 1,000 test images of other patients",
         predictions="CSV with the columns image, CNV, DME, DRUSEN, NORMAL",
-        reference="CSV with the columns image, label and, where known, group",
+        reference=TRUTH_TABLE,
         published=PUBLISHED,
         evaluate=evaluate,
     )

@@ -80,7 +80,11 @@ def write_page(page: EvaluationPage, out: Path) -> dict[str, Path]:
     """
     make_output(out)
     published = [{"note": page.published_note, **asdict(entry)} for entry in page.published]
-    content = {**page.data, "notes": list(page.notes), "published": published}
+    content = {
+        **page.data,
+        "notes": list(page.notes),
+        **({"published": published} if published else {}),
+    }
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     files = {f"{page.name}.json": text.encode(), f"{page.name}.md": markdown(page).encode()}
     for plot in page.plots:
@@ -137,10 +141,9 @@ def terminal_table(page: EvaluationPage) -> Table:
     table.add_column("95% interval", justify="right")
     for row in page.rows:
         table.add_row(row.name, row.value, row.interval, style="bold" if row.main else "")
-    if not page.published:
-        return table
-    table.add_section()
-    table.add_row(page.published_note, "", "", style="dim italic")
+    if page.published:
+        table.add_section()
+        table.add_row(page.published_note, "", "", style="dim italic")
     for entry in page.published:
         figures = [f"{page.columns.get(name, name)} {value:g}" for name, value in entry.figures.items()]
         table.add_row(entry.method, ", ".join(figures), "", style="dim")

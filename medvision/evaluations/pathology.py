@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from medvision.core.errors import UsageError
 from medvision.core.results import Score
-from medvision.evaluations.base import EVALUATIONS, Evaluation, Published
+from medvision.evaluations.base import Evaluation, Published, register
 from medvision.evaluations.truth import LABELS
 from medvision.metrics.calibration import (
     Reliability,
@@ -194,7 +194,7 @@ def _accuracy(labels: npt.NDArray[np.bool_], probabilities: npt.NDArray[np.float
     return float(np.mean((probabilities >= 0.5) == labels))
 
 
-EVALUATIONS.register("pathology")(
+register(
     Evaluation(
         name="pathology",
         title="Patches: ranking and calibration",

@@ -6,24 +6,24 @@ Esteva et al., Nature 2017;542:115.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from medvision.core.errors import UsageError
-from medvision.core.taxonomy import Taxonomy, read_taxonomy, sum_descendants
-from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
+from medvision.core.names import find_name
+from medvision.core.taxonomy import INFERENCE_LEVELS, Taxonomy, coarser, read_taxonomy, sum_descendants
+from medvision.evaluations.base import RESAMPLES, Evaluation, Published, register
 from medvision.evaluations.image_questions import ask
-from medvision.evaluations.image_results import Bools, Drawing, ImageResult, Question, ReaderPoint, Task
+from medvision.evaluations.image_results import Bools, Drawing, ImageResult, ReaderPoint, Scoring, Task
 from medvision.evaluations.image_tasks import judge, read_readers
-from medvision.evaluations.images import Cases, Truth, join, sums_to_one
+from medvision.evaluations.images import TRUTH_TABLE, Cases, Truth, join, sums_to_one
 from medvision.evaluations.isic import evaluate_2017, is_2017, read_skin_predictions, read_skin_truth
 
 MALIGNANT = "malignant"
 SENSITIVITY = 0.8
-LEVELS = (1, 2)
 ESTEVA = "Esteva et al., Nature 2017;542:115"
 PUBLISHED = (
     Published("Inception-v3 with a taxonomy", {"3-way": 0.721, "9-way": 0.554}, ESTEVA),
@@ -46,12 +46,7 @@ class _Names:
     classes: tuple[str, ...]
 
     def find(self, name: str, where: str) -> str:
-        known = self.classes if self.taxonomy is None else tuple(self.taxonomy.parents)
-        found = next((one for one in known if one.lower() == name.lower()), None)
-        if found is None:
-            more = " ..." if len(known) > 12 else ""
-            raise UsageError(f"{where}: {name!r} is unknown; known: {', '.join(known[:12])}{more}")
-        return found
+        return find_name(name, self.classes if self.taxonomy is None else self.taxonomy.parents, where)
 
     def holder(self, name: str, nodes: Sequence[str]) -> str | None:
         if self.taxonomy is None:
@@ -99,45 +94,93 @@ def evaluate(
     given = read_skin_predictions(predictions, known)
     tree = None if taxonomy is None else read_taxonomy(taxonomy)
     names = _Names(tree, given.classes)
-    given = replace(
-        given, classes=tuple(names.find(name, f"{predictions}, header") for name in given.classes)
-    )
+    renamed = tuple(names.find(name, f"{predictions}, header") for name in given.classes)
+    given = replace(given, classes=renamed)
     known, labels = _labelled(known, names, given.classes)
     cases = join(given, known)
-    drawing = Drawing(resamples, seed, cases.groups)
-    distribution = bool(sums_to_one(given).all())
-    notes = list(cases.notes)
-    if not distribution:
-        wrong = int((~sums_to_one(given)).sum())
-        notes.append(
-            f"scores of {wrong} images do not sum to 1: ranked and compared as they are, as ISIC does; no calibration, "
-            "and no sums over classes"
+    asked = _Asked(names, cases, labels, bool(sums_to_one(given).all()))
+    scoring = Scoring("skin", len(cases.images), Drawing(resamples, seed, cases.groups), [*cases.notes])
+    if not asked.distribution:
+        scoring.notes.append(
+            f"scores of {int((~sums_to_one(given)).sum())} images do not sum to 1: ranked and compared as they are, as "
+            "ISIC does; no calibration, and no sums over classes"
         )
+    _ask_classes(asked, scoring)
+    positive, negative = _sides(asked, positive, negative)
+    persons = read_readers(readers, positive[:1])
+    if positive:
+        scoring.add(_task(asked, positive, negative, scoring.drawing, persons[positive[0]]))
+    return scoring.result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What is scored: `labels` (n,) as the taxonomy names them; `distribution` says whether all scores sum to 1."""
+
+    names: _Names
+    cases: Cases
+    labels: list[str]
+    distribution: bool
+
+
+def _ask_classes(asked: _Asked, scoring: Scoring) -> None:
+    """The question with the classes of the predictions, and those at the levels of the taxonomy."""
+    cases, tree = asked.cases, asked.names.taxonomy
     title = f"{len(cases.classes)} classes"
-    first, more = ask(
-        title, cases, drawing, undecided=True, distribution=distribution, above_sensitivity=SENSITIVITY
+    scoring.add(
+        ask(
+            title,
+            cases,
+            scoring.drawing,
+            undecided=True,
+            distribution=asked.distribution,
+            above_sensitivity=SENSITIVITY,
+        )
     )
-    questions, notes = [first], [*notes, *more]
-    if tree is not None and distribution:
-        for depth in LEVELS:
-            coarse, more = _at_level(depth, tree, cases, labels, drawing, [set(q.classes) for q in questions])
-            questions += coarse
-            notes += more
-    if not positive and tree is not None and MALIGNANT in tree.parents and distribution:
+    if tree is None or not asked.distribution:
+        return
+    for depth in INFERENCE_LEVELS:
+        _ask_level(depth, tree, asked, scoring)
+
+
+def _ask_level(depth: int, tree: Taxonomy, asked: _Asked, scoring: Scoring) -> None:
+    """The question at a level of the taxonomy, unless it was asked already or cannot be."""
+    cases = asked.cases
+    try:
+        nodes = tree.level(depth)
+        held = [tree.holder(label, nodes) for label in asked.labels]
+        made = coarser(tree, cases.classes, depth, [node for node in held if node is not None])
+    except UsageError as error:
+        scoring.notes.append(f"no level {depth}: {error}")
+        return
+    if above := sorted(label for label, node in zip(asked.labels, held, strict=True) if node is None):
+        scoring.notes.append(f"no level {depth}: the label {above[0]!r} lies above it")
+        return
+    if len(made.classes) < 2 or any(set(made.classes) == set(one.classes) for one in scoring.questions):
+        return
+    place = {node: i for i, node in enumerate(made.classes)}
+    labels = np.array([place[str(node)] for node in held], dtype=np.int64)
+    summed = replace(cases, classes=made.classes, labels=labels, probabilities=made.sum(cases.probabilities))
+    scoring.add(ask(f"{made.title} (level {depth})", summed, scoring.drawing))
+    if made.absent:
+        absent = ", ".join(sorted(made.absent))
+        scoring.notes.append(f"level {depth}: neither a class nor an image lies in {absent}: left out")
+
+
+def _sides(
+    asked: _Asked, positive: Sequence[str], negative: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The nodes that are positive and negative in the yes-or-no task, none if there is no task."""
+    tree = asked.names.taxonomy
+    if not positive and tree is not None and MALIGNANT in tree.parents and asked.distribution:
         positive = (MALIGNANT,)
-    sides = [
-        tuple(names.find(name, option) for name in side)
-        for option, side in (("--positive", positive), ("--negative", negative))
-    ]
     if negative and not positive:
         raise UsageError("--negative says nothing without --positive")
-    persons = read_readers(readers, sides[0][:1])
-    tasks = []
-    if positive:
-        task, more = _task(sides[0], sides[1], names, cases, labels, drawing, persons, distribution)
-        tasks.append(task)
-        notes += more
-    return ImageResult("skin", len(cases.images), drawing, tuple(questions), tuple(tasks), tuple(notes))
+    yes, no = (
+        tuple(asked.names.find(name, option) for name in side)
+        for option, side in (("--positive", positive), ("--negative", negative))
+    )
+    return yes, no
 
 
 def _labelled(known: Truth, names: _Names, classes: Sequence[str]) -> tuple[Truth, list[str]]:
@@ -155,47 +198,15 @@ def _labelled(known: Truth, names: _Names, classes: Sequence[str]) -> tuple[Trut
     return replace(known, labels=held), labels
 
 
-def _at_level(
-    depth: int, tree: Taxonomy, cases: Cases, labels: list[str], drawing: Drawing, asked: list[set[str]]
-) -> tuple[list[Question], list[str]]:
-    """The question at a level of the taxonomy, unless it was asked already or cannot be."""
-    try:
-        nodes = tree.level(depth)
-        matrix = sum_descendants(tree, cases.classes, nodes)
-    except UsageError as error:
-        return [], [f"no level {depth}: {error}"]
-    held = [tree.holder(label, nodes) for label in labels]
-    if above := sorted({label for label, node in zip(labels, held, strict=True) if node is None}):
-        return [], [f"no level {depth}: the label {above[0]!r} lies above it"]
-    kept = [i for i, node in enumerate(nodes) if matrix[:, i].any() or node in held]
-    nodes = tuple(nodes[i] for i in kept)
-    absent = sorted(set(tree.level(depth)) - set(nodes))
-    if set(nodes) in asked or len(nodes) < 2:
-        return [], []
-    place = {node: i for i, node in enumerate(nodes)}
-    coarse = replace(
-        cases,
-        classes=nodes,
-        labels=np.array([place[str(node)] for node in held], dtype=np.int64),
-        probabilities=cases.probabilities @ matrix[:, kept],
-    )
-    question, notes = ask(f"{len(nodes)}-way (level {depth})", coarse, drawing)
-    if absent:
-        notes.append(f"level {depth}: neither a class nor an image lies in {', '.join(absent)}: left out")
-    return [question], notes
-
-
 def _task(
+    asked: _Asked,
     positive: tuple[str, ...],
     negative: tuple[str, ...],
-    names: _Names,
-    cases: Cases,
-    labels: list[str],
     drawing: Drawing,
-    persons: Mapping[str, tuple[ReaderPoint, ...]],
-    distribution: bool,
+    persons: tuple[ReaderPoint, ...],
 ) -> tuple[Task, list[str]]:
     """The yes-or-no task whose score is the summed probability of the positive nodes."""
+    names, cases, labels = asked.names, asked.cases, asked.labels
     if names.taxonomy is not None:
         sum_descendants(
             names.taxonomy, cases.classes, positive
@@ -203,7 +214,7 @@ def _task(
     summed = np.array([names.holder(name, positive) is not None for name in cases.classes])
     if not summed.any():
         raise UsageError(f"--positive: no class of the predictions lies in {', '.join(positive)}")
-    if summed.sum() > 1 and not distribution:
+    if summed.sum() > 1 and not asked.distribution:
         raise UsageError("--positive: scores that do not sum to 1 cannot be added up over several classes")
 
     def within(nodes: Sequence[str]) -> Bools:
@@ -214,27 +225,18 @@ def _task(
         raise UsageError(f"--negative: {labels[int(np.flatnonzero(both)[0])]!r} is positive too")
     kept = yes | no
     scores = cases.probabilities[kept][:, summed].sum(axis=1)
-    against = ", ".join(negative) or "all others"
-    return judge(
-        positive[0],
-        f"{', '.join(positive)} against {against}",
-        yes[kept],
-        scores,
-        scores > 0.5,
-        drawing.of(kept),
-        rule="at a probability above 0.5",
-        readers=persons[positive[0]],
-    )
+    title = f"{', '.join(positive)} against {', '.join(negative) or 'all others'}"
+    return judge(positive[0], title, yes[kept], scores, drawing.of(kept), readers=persons)
 
 
-EVALUATIONS.register("skin")(
+register(
     Evaluation(
         name="skin",
         title="Skin lesions",
         paper=f"Codella et al. 2019, arXiv:1902.03368 (ISIC); {ESTEVA} (taxonomy)",
         data="HAM10000, ISIC (CC BY-NC 4.0); the published figures are for other images and the test set of ISIC 2019",
         predictions="CSV with the columns image and one score per class",
-        reference="CSV with the columns image, label and, where known, group; or ISIC's with 0 and 1 per class",
+        reference=f"{TRUTH_TABLE}; or ISIC's with 0 and 1 per class",
         published=PUBLISHED,
         evaluate=evaluate,
     )

@@ -12,8 +12,8 @@ LEAST_GAP = 0.1
 LEAST_SLIDES = 10
 RULE = (
     f"A measure is flagged where a two-sample Kolmogorov-Smirnov test gives p < {SIGNIFICANCE:g} divided by the number "
-    f"of measures (Bonferroni; Rabanser et al., NeurIPS 2019), and the share of slides below some value differs by "
-    f"{LEAST_GAP:g} or more. With fewer than {LEAST_SLIDES} slides on either side nothing is judged."
+    f"of measures (Bonferroni; Rabanser et al., NeurIPS 2019), and the share of cases below some value differs by "
+    f"{LEAST_GAP:g} or more. With fewer than {LEAST_SLIDES} cases on either side nothing is judged."
 )
 """What `compare` flags, in words."""
 

@@ -177,7 +177,7 @@ def bootstrap_intervals(
         UsageError: if lengths differ.
     """
     data = _equally_long(arrays)
-    members = _members(groups, len(data[0]))
+    members = members_of(groups, len(data[0]))
     random = np.random.default_rng(seed)
     rows = []
     for _ in range(n):
@@ -259,7 +259,7 @@ def _interval(values: Floats, drawn: int, tail: float) -> tuple[float, float] | 
     return float(low), float(high)
 
 
-def _members(groups: npt.ArrayLike | None, cases: int) -> list[npt.NDArray[np.intp]] | npt.NDArray[np.intp]:
+def members_of(groups: npt.ArrayLike | None, cases: int) -> list[npt.NDArray[np.intp]] | npt.NDArray[np.intp]:
     """Indices of the cases of each group."""
     if groups is None:
         return np.arange(cases)

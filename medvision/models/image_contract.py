@@ -6,7 +6,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from medvision.models.class_tree import ClassTree
 from medvision.models.contract import IMAGENET_MEAN, IMAGENET_STD, Figure
+from medvision.ops.appearance import GREY_BELOW, Appearance
+from medvision.ops.quality import Measure
 from medvision.ops.resize import Resize
 
 
@@ -26,30 +29,75 @@ class Scope(BaseModel):
     smallest_px: int = Field(gt=0)
     grey: bool
 
-    def complaints(
-        self, *, shape: tuple[int, ...], brightness: float, is_grey: bool, energy: float
-    ) -> list[str]:
+    def judge(self, seen: Appearance, energy: float) -> tuple[tuple[Measure, str], ...]:
+        """Each bound as a measure of an image, with words on what is unlike the training where it is not kept."""
+        rows, columns = seen.shape
+        darkest, brightest = self.brightness
+        narrowest, widest = self.aspect
+        grey_limit = f"< {GREY_BELOW:g}" if self.grey else f">= {GREY_BELOW:g}"
+        here, there = ("in colour", "grey") if self.grey else ("grey", "in colour")
+        return (
+            (
+                Measure(
+                    "smaller side",
+                    float(min(rows, columns)),
+                    "px",
+                    min(rows, columns) >= self.smallest_px,
+                    f">= {self.smallest_px}",
+                    "Smaller images show less than the network learnt from.",
+                ),
+                f"it is {columns} × {rows} px (the smallest of the training had {self.smallest_px})",
+            ),
+            (
+                Measure(
+                    "aspect",
+                    round(seen.aspect, 4),
+                    "ratio",
+                    narrowest <= seen.aspect <= widest,
+                    f"{narrowest:.2f} to {widest:.2f}",
+                    "Width over height, with a margin of 5 % around those of the training images.",
+                ),
+                f"its sides are as {seen.aspect:.2f} to 1 ({narrowest:.2f} to {widest:.2f} were seen)",
+            ),
+            (
+                Measure(
+                    "brightness",
+                    round(seen.brightness, 4),
+                    "share",
+                    darkest <= seen.brightness <= brightest,
+                    f"{darkest:.2f} to {brightest:.2f}",
+                    "Mean of the pixels, 0 to 1, with a margin of 0.02 around those of the training images.",
+                ),
+                f"its mean brightness is {seen.brightness:.2f} ({darkest:.2f} to {brightest:.2f} were seen)",
+            ),
+            (
+                Measure(
+                    "colour",
+                    round(seen.colour, 2),
+                    "of 255",
+                    seen.grey == self.grey,
+                    grey_limit,
+                    f"Mean difference between an image's channels; the training images were {there}.",
+                ),
+                f"it is {here} (the training images were {there})",
+            ),
+            (
+                Measure(
+                    "energy",
+                    round(energy, 4),
+                    "",
+                    energy <= self.energy,
+                    f"<= {self.energy:.2f}",
+                    "Free energy of the logits; above the limit, which 1 of 100 validation images exceeds, an image "
+                    "looks like none of the classes.",
+                ),
+                f"it looks like none of the classes (energy {energy:.2f}, limit {self.energy:.2f})",
+            ),
+        )
+
+    def complaints(self, seen: Appearance, energy: float) -> list[str]:
         """What of an image is unlike those of the training, in words; empty where nothing is."""
-        rows, columns = shape[:2]
-        found = []
-        if self.grey and not is_grey:
-            found.append("it is in colour, and the training images were grey")
-        if not self.grey and is_grey:
-            found.append("it is grey, and the training images were in colour")
-        if min(rows, columns) < self.smallest_px:
-            found.append(
-                f"it is {columns} × {rows} px, and the smallest of the training had {self.smallest_px}"
-            )
-        if not self.aspect[0] <= columns / rows <= self.aspect[1]:
-            found.append(
-                f"its sides are as {columns / rows:.2f} to 1; {self.aspect[0]:.2f} to {self.aspect[1]:.2f} were seen"
-            )
-        if not self.brightness[0] <= brightness <= self.brightness[1]:
-            low, high = self.brightness
-            found.append(f"its mean brightness is {brightness:.2f}; {low:.2f} to {high:.2f} were seen")
-        if energy > self.energy:
-            found.append(f"it looks like none of the classes (energy {energy:.2f}, limit {self.energy:.2f})")
-        return found
+        return [words for measure, words in self.judge(seen, energy) if not measure.ok]
 
 
 class ImageContract(BaseModel):
@@ -74,6 +122,8 @@ class ImageContract(BaseModel):
     scope: Scope | None = None
     window: str | None = None
     """How grey of more than 8 bits was shown in training, as the configuration of the images says it."""
+    tree: ClassTree | None = None
+    """The taxonomy that the classes are parts of; its `levels` sum their probabilities."""
 
     @model_validator(mode="after")
     def _classes_are_told_apart(self) -> ImageContract:
@@ -81,4 +131,8 @@ class ImageContract(BaseModel):
             raise ValueError(f"class names repeat: {', '.join(self.classes)}")
         if self.positive is not None and self.positive not in self.classes:
             raise ValueError(f"positive {self.positive!r} is none of {', '.join(self.classes)}")
+        if self.tree is not None and self.tree.classes != self.classes:
+            raise ValueError(
+                f"the tree is parted into {', '.join(self.tree.classes)}, not into these classes"
+            )
         return self

@@ -15,6 +15,7 @@ from torch import nn
 from medvision.core.digest import digest_json
 from medvision.core.errors import WeightsError
 from medvision.core.results import Table
+from medvision.engine.backends import Runner
 from medvision.engine.contract import Normalisation, PatchModel
 from medvision.engine.engine import Job, PatchEngine
 from medvision.engine.plan import whole
@@ -102,28 +103,51 @@ def read_image_model(path: Path) -> ImageModel:
         ) from error
     net = build(contract.architecture, len(contract.classes))
     apply_weights(net, state, path)
-    return ImageModel(path.stem, net, contract)
+    # A training calls its weights "model": its folder says more.
+    name = path.resolve().parent.name if path.stem == "model" else path.stem
+    return ImageModel(name or path.stem, net, contract)
 
 
-def logits_of(model: ImageModel, images: Iterable[Pixels], engine: PatchEngine) -> Floats:
+def logits_of(
+    model: ImageModel, images: Iterable[Pixels], engine: PatchEngine, runner: Runner | None = None
+) -> Floats:
     """Logits `(n, classes)` of images of any size, in order, by the engine: many images share one batch.
+
+    `runner` is the model made ready (`engine.prepare(model.patch_model)`), for those who call this again and again.
 
     Raises:
         UsageError: if the engine cannot compute the model.
     """
+    network = runner or model.patch_model
+    return vectors_of(model, network, len(model.contract.classes), images, engine)
+
+
+def vectors_of(
+    model: ImageModel,
+    network: PatchModel | Runner,
+    length: int,
+    images: Iterable[Pixels],
+    engine: PatchEngine,
+) -> Floats:
+    """What a network that takes the model's input gives for images: vectors `(n, length)`, in the order of the images.
+
+    Raises:
+        UsageError: if the engine cannot compute the network.
+    """
+    columns = tuple(map(str, range(length)))
 
     def jobs() -> Iterator[Job[Table]]:
         for pixels in images:
             source = ArraySource(model.fitted(pixels), fill=0)
             plan = whole(source.id, source.levels[0].shape)
-            yield Job(source, plan, TableSink(plan, model.contract.classes))
+            yield Job(source, plan, TableSink(plan, columns))
 
     # A job ends when its last window is computed, so that they end in the order of the images.
     rows = [
-        [float(table.columns[name][0]) for name in model.contract.classes]
-        for _, table, _ in engine.run_many(jobs(), model.patch_model, pack=True)
+        np.concatenate([table.columns[name] for name in columns])
+        for _, table, _ in engine.run_many(jobs(), network, pack=True)
     ]
-    return np.array(rows, np.float64).reshape(len(rows), len(model.contract.classes))
+    return np.array(rows, np.float64).reshape(len(rows), length)
 
 
 def _as_they_are(raw: torch.Tensor) -> torch.Tensor:

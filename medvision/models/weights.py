@@ -44,6 +44,24 @@ def read_weights(path: Path) -> tuple[State, dict[str, Any]]:
     raise WeightsError(f"{path}: weights of kind {path.suffix or 'none'!r} are not read; known: {known}")
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The contract in a safetensors file's metadata, without its tensors; empty where there is none.
+
+    Raises:
+        WeightsError: if the file is absent or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such weights file")
+    try:
+        with safe_open(path, framework="pt") as stream:
+            text = (stream.metadata() or {}).get(METADATA_KEY)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    return _contract(text, path)
+
+
 def write_weights(path: Path, state: Mapping[str, torch.Tensor], contract: Mapping[str, Any]) -> None:
     """Write a safetensors file that carries its contract, whole or not at all. Equal input gives equal bytes."""
     from safetensors.torch import save
@@ -98,16 +116,24 @@ def _read_safetensors(path: Path) -> tuple[State, dict[str, Any]]:
             text = (stream.metadata() or {}).get(METADATA_KEY)
             state = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: not a readable safetensors file ({error})") from error
+        raise _unreadable(path, error) from error
+    return state, _contract(text, path)
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    return WeightsError(f"{path}: not a readable safetensors file ({error})")
+
+
+def _contract(text: str | None, path: Path) -> dict[str, Any]:
     if text is None:
-        return state, {}
+        return {}
     try:
         contract = json.loads(text)
     except json.JSONDecodeError as error:
         raise WeightsError(f"{path}: the contract in its metadata is not JSON ({error})") from error
     if not isinstance(contract, dict):
         raise WeightsError(f"{path}: the contract in its metadata is not a JSON object")
-    return state, contract
+    return contract
 
 
 def _read_torch(path: Path) -> State:

@@ -51,19 +51,22 @@ def lung_mask(
         raise UsageError(f"values of shape {values.shape} at {spacing_mm} mm are no volume with its spacing")
     air = values < settings.air_hu
     found = _largest_two(air & ~_around(air), math.prod(spacing_mm), settings)
-    for lung in _apart(found, spacing_mm, settings):
+    for lung in lungs_apart(found, spacing_mm, settings):
         _close(found, lung, spacing_mm, settings.closing_mm)
     return found
 
 
-def _apart(found: Mask, spacing_mm: tuple[float, ...], settings: LungSettings) -> list[Mask]:
-    """The two lungs, which hang together through the airways, or the one that there is.
+def lungs_apart(
+    found: Mask, spacing_mm: tuple[float, ...], settings: LungSettings | None = None
+) -> list[Mask]:
+    """The two lungs of a mask, which hang together through the airways, or the one that there is; the larger first.
 
     They are told apart by their cores, as deep as `core_mm`, where bronchi are no more; each voxel goes to the
     nearer one.
     """
     from scipy import ndimage
 
+    settings = settings or LungSettings()
     if not found.any():
         return []
     deep = ndimage.distance_transform_edt(np.pad(found, 1), sampling=spacing_mm)[1:-1, 1:-1, 1:-1]

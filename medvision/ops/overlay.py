@@ -1,18 +1,15 @@
-"""Heat over tissue: one fixed colour for one probability on every slide, outlines, and a scale bar."""
+"""Heat over tissue: one fixed colour for one probability on every slide, and a scale bar."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from functools import cache
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UnknownNameError, UsageError
 from medvision.ops.components import Floats
-from medvision.ops.outlines import Polygon
 
 Image = npt.NDArray[np.uint8]
 
@@ -20,7 +17,6 @@ DEFAULT_COLORMAP = "viridis"
 """Perceptually uniform, and its teal to yellow stands apart from the pinks and purples of H&E; magma does not."""
 CLEAR_BELOW = 0.1
 OPAQUE_FROM = 0.5
-_SUBPIXEL_BITS = 4
 
 
 def colourise(probability: Floats, colormap: str = DEFAULT_COLORMAP) -> Image:
@@ -85,25 +81,6 @@ def blend(base: Image, rgba: Image, opacity: float = 0.55) -> Image:
     weight = rgba[..., 3:].astype(np.float32) * np.float32(opacity / 255)
     mixed = base * (1 - weight) + rgba[..., :3] * weight
     return np.round(mixed).astype(np.uint8)
-
-
-def draw_outlines(
-    image: Image, polygons: Iterable[Polygon], colour: tuple[int, int, int] = (0, 0, 0), width: int = 2
-) -> Image:
-    """A copy of `image` `(rows, columns, 3)` with the rings of `polygons` drawn in it, antialiased.
-
-    Vertices are (row, column) in the image's pixels, where pixel `i` covers `[i, i+1)`.
-    """
-    drawn = image.copy()
-    scale = 1 << _SUBPIXEL_BITS
-    # OpenCV counts from the centre of the first pixel, in (x, y) and in fractions of 2**-shift.
-    rings = [
-        np.round((ring[:, ::-1] - 0.5) * scale).astype(np.int32)
-        for polygon in polygons
-        for ring in (polygon.exterior, *polygon.holes)
-    ]
-    cv2.polylines(drawn, rings, True, colour, width, cv2.LINE_AA, _SUBPIXEL_BITS)
-    return drawn
 
 
 def scale_bar(pixels_per_um: float, width_px: float) -> tuple[float, str]:

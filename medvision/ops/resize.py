@@ -1,4 +1,4 @@
-"""Images of any size as the square input of a classifier."""
+"""Images of any size as the square input of a classifier, and maps of that square over the images again."""
 
 from __future__ import annotations
 
@@ -39,3 +39,30 @@ def fit_square(pixels: Pixels, side: int, how: Resize = "squash") -> Pixels:
             cv2.resize(np.ascontiguousarray(pixels), (side, side), interpolation=way), np.uint8
         )
     return np.ascontiguousarray(np.stack([pixels] * 3, axis=-1) if pixels.ndim == 2 else pixels)
+
+
+def over_image(
+    values: npt.NDArray[np.float32], shape: tuple[int, int], how: Resize = "squash"
+) -> npt.NDArray[np.float32]:
+    """A map of the square that `fit_square` made, laid over an image of `shape` (rows, columns) again.
+
+    `values` float32 `(n, m)` cover the square evenly; between them is interpolated linearly. What the square did not
+    show (with "crop") is NaN.
+    """
+    rows, columns = shape
+    enlarged = values.astype(np.float32)
+    if how == "crop":
+        short = min(rows, columns)
+        placed = np.full(shape, np.nan, np.float32)
+        top, left = (rows - short) // 2, (columns - short) // 2
+        placed[top : top + short, left : left + short] = _resized(enlarged, (short, short))
+        return placed
+    if how == "pad":
+        long = max(rows, columns)
+        top, left = (long - rows) // 2, (long - columns) // 2
+        return _resized(enlarged, (long, long))[top : top + rows, left : left + columns]
+    return _resized(enlarged, shape)
+
+
+def _resized(values: npt.NDArray[np.float32], shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+    return np.asarray(cv2.resize(values, shape[::-1], interpolation=cv2.INTER_LINEAR), np.float32)

@@ -1,8 +1,8 @@
-"""The unattended run over many slides: one verdict for each, whatever happens to the workers.
+"""The unattended run over many slides or images: one verdict for each, whatever happens to the workers.
 
-Nothing here knows who runs the slides. The keeper (`BatchRun`) plans them, follows what the workers note in the
-journal, keeps the ledger and makes the page; a worker (`attempt_slide`) analyses one slide and notes that it did. A
-flow puts tasks, processes or hosts between the two.
+Nothing here knows what is done to an item (`medvision.pipelines.work` does), or who runs it. The keeper (`BatchRun`)
+plans the items, follows what the workers note in the journal, keeps the ledger and makes the page; a worker
+(`attempt_item`) does the work on one item and notes that it did. A flow puts tasks, processes or hosts between the two.
 """
 
 from __future__ import annotations
@@ -21,15 +21,12 @@ from pathlib import Path
 from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UsageError
 from medvision.engine.device import resolve_device
-from medvision.pipelines.analyze import analyze_slide
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
-from medvision.pipelines.batch_plan import BatchSlide, plan_batch
+from medvision.pipelines.batch_plan import BatchItem, config_for, plan_batch
 from medvision.pipelines.batch_records import attempt_of, end_of, interrupt, operator, recover, run_end
-from medvision.pipelines.config import AnalyzeConfig
-from medvision.pipelines.configured import check_config, check_names
 from medvision.pipelines.device import Crew, Seats, devices_of
 from medvision.pipelines.losses import Losses, lost_reason
-from medvision.pipelines.run import finish_run
+from medvision.pipelines.run import check_kind, finish_run
 from medvision.sources.guarded import Limits
 from medvision.store.files import make_output
 from medvision.store.journal import Entry, Journal, Teller
@@ -44,11 +41,11 @@ _LOOK_S = 0.5
 
 
 class Stopped(Exception):
-    """The run was asked to stop; the slide's progress is saved."""
+    """The run was asked to stop; the item's progress is saved."""
 
 
 class WorkerLostError(MedvisionError):
-    """A slide's workers were lost too often."""
+    """An item's workers were lost too often."""
 
 
 class RunEndError(MedvisionError):
@@ -59,18 +56,18 @@ class RunEndError(MedvisionError):
 class Progress:
     """How a batch stands: for the eye, several times a second."""
 
-    slides: int
+    items: int
     ended: int
     windows_done: int
     bytes_done: int
     bytes_all: int
     new: tuple[SlideOutcome, ...] = ()
-    """Slides that have ended since the last time."""
+    """Items that have ended since the last time."""
 
 
 @dataclass
 class Follower:
-    """Who is told of a run: of its progress, and at the end how each slide has ended."""
+    """Who is told of a run: of its progress, and at the end how each item has ended."""
 
     tell: Callable[[Progress], None]
     outcomes: list[SlideOutcome] | None = None
@@ -85,13 +82,13 @@ FOLLOWER: ContextVar[Follower | None] = ContextVar("FOLLOWER", default=None)
 # --- the worker ----------------------------------------------------------------------------------------------------
 
 
-def attempt_slide(
-    slide: BatchSlide, request: BatchRequest, run_id: str, code: str | None = None, tries: int | None = None
+def attempt_item(
+    item: BatchItem, request: BatchRequest, run_id: str, code: str | None = None, tries: int | None = None
 ) -> SlideOutcome:
-    """Analyse one slide of a run and note it in the run's journal; what goes wrong with the slide is the outcome.
+    """Do the work on one item of a run and note it in the run's journal; what goes wrong with it is the outcome.
 
     `code` is the digest of the keeper's code, which a worker on another host must have, too. `tries` is the number of
-    the last attempt that there may be: a cluster sets a lost worker's slide before the next worker by itself.
+    the last attempt that there may be: a cluster sets a lost worker's item before the next worker by itself.
 
     Raises:
         Stopped: if the run is to stop; progress is saved.
@@ -106,34 +103,32 @@ def attempt_slide(
         )
     if journal.stopping:
         raise Stopped
-    attempt = journal.next_attempt(slide.number)
+    attempt = journal.next_attempt(item.number)
     if tries is not None and attempt > tries:
         raise WorkerLostError(lost_reason(tries))
     worker = f"{os.uname().nodename}:{os.getpid()}"
     entry = Entry(
-        number=slide.number,
+        number=item.number,
         attempt=attempt,
-        slide_id=slide.slide_id,
-        name=slide.name,
+        slide_id=item.item_id,
+        name=item.name,
         began_utc=utc_now(),
         worker=worker,
     )
     journal.write(entry)
     teller = Teller(journal, entry.id)
-    config = request.analyze
-    if slide.spacing_um is not None:
-        config = config.model_copy(update={"slide_spacing": slide.spacing_um})
+    config = config_for(item, request)
     with _stop_of(journal) as stop, _device(request) as device:
         try:
-            outcome = analyze_slide(
-                slide.path,
+            outcome = request.work.attempt(
+                item.path,
                 request.out,
                 config.model_copy(update={"device": device}),
-                slide.name,
+                item.name,
                 teller.on_plan,
                 teller.on_windows,
                 stop,
-                alias=slide.alias,
+                alias=item.alias,
                 limits=limits_of(request.options),
             )
         except (KeyboardInterrupt, CancelledError):
@@ -146,7 +141,7 @@ def attempt_slide(
 
 
 def limits_of(options: BatchOptions) -> Limits | None:
-    """What reading one slide may take; None where slides are trusted."""
+    """What reading one file may take; None where files are trusted."""
     if options.trust:
         return None
     return Limits(memory_bytes=int(options.memory_limit * 1e9), seconds=options.time_limit)
@@ -178,8 +173,8 @@ _seats: dict[Path, Seats] = {}
 
 @contextlib.contextmanager
 def _device(request: BatchRequest) -> Iterator[str]:
-    """The device for one slide: the least busy one of this process, or the one that this worker process has."""
-    devices = devices_of(request.analyze.device)
+    """The device for one item: the least busy one of this process, or the one that this worker process has."""
+    devices = devices_of(request.config.device)
     if request.options.runner == "thread":
         with _crew.least_busy(devices) as device:
             yield device
@@ -193,17 +188,17 @@ def _device(request: BatchRequest) -> Iterator[str]:
 
 @dataclass
 class BatchRun:
-    """One run over the slides of a request: a context in which workers may be set on `waiting()`.
+    """One run over the items of a request: a context in which workers may be set on `waiting()`.
 
     Raises, on entering:
-        MedvisionError: if the slides cannot be listed, the configuration cannot work, or the output not be written.
+        MedvisionError: if the items cannot be listed, the configuration cannot work, or the output not be written.
     """
 
     request: BatchRequest
     run_id: str = field(default_factory=new_run_id)
-    slides: list[BatchSlide] = field(default_factory=list)
+    items: list[BatchItem] = field(default_factory=list)
     outcomes: dict[int, SlideOutcome] = field(default_factory=dict)
-    """By number: how each slide that is over has ended."""
+    """By number: how each item that is over has ended."""
     page: Path | None = None
 
     def __enter__(self) -> BatchRun:
@@ -211,12 +206,12 @@ class BatchRun:
         request = self.request
         check_request(request)
         try:
-            self.slides = plan_batch(request)
+            self.items = plan_batch(request)
         except MedvisionError as error:
-            # It may name slides, and what leaves a flow is kept by Prefect.
+            # It may name files, and what leaves a flow is kept by Prefect.
             logging.getLogger(__name__).error("%s", error)
             raise UsageError(
-                "the slides could not be listed; the log of the run's process says why"
+                f"the {request.work.items} could not be listed; the log of the run's process says why"
             ) from None
         make_output(request.out)
         self._journal = Journal(request.out, self.run_id)
@@ -226,12 +221,12 @@ class BatchRun:
         self._losses = Losses(together=request.options.runner == "process")
         self._windows = 0
         self._under_way: dict[int, tuple[int, int]] = {}
-        self._sizes = {slide.number: _size(slide.path) for slide in self.slides}
+        self._sizes = {item.number: _size(item.path) for item in self.items}
         self._closing = contextlib.ExitStack()
         self._closing.enter_context(self._journal.kept())
         recover(request.out)
         with self._ledger() as ledger:
-            ledger.begin_run(self._start(), [(slide.slide_id, slide.name) for slide in self.slides])
+            ledger.begin_run(self._start(), [(item.item_id, item.name) for item in self.items])
         if self._told is not None:
             self._told.begun = True
         self._over = threading.Event()
@@ -249,10 +244,12 @@ class BatchRun:
             self.look()
             with self._ledger() as ledger:
                 interrupt(ledger, self._journal)
-                finished = len(self.outcomes) == len(self.slides)
+                finished = len(self.outcomes) == len(self.items)
                 ledger.end_run(run_end(self.run_id, self.outcomes, finished=finished))
                 ended = [self.outcomes[number] for number in sorted(self.outcomes)]
-                self.page = finish_run(self.request.out, ended, ledger=ledger, run_id=self.run_id)
+                self.page = finish_run(
+                    self.request.out, ended, ledger=ledger, run_id=self.run_id, item=self.request.work.item
+                )
             if self._told is not None and finished:
                 self._told.outcomes = ended
             entered = True
@@ -262,38 +259,38 @@ class BatchRun:
             if kind is None and entered:
                 self._journal.remove()
 
-    def waiting(self) -> list[BatchSlide]:
-        """The slides that no attempt has ended yet, asked while no worker is at any.
+    def waiting(self) -> list[BatchItem]:
+        """The items that no attempt has ended yet, asked while no worker is at any.
 
         One whose workers were lost too often ends here as failed.
         """
         self.look()
         self._losses.note(self._journal.entries(self._ended))
-        for slide in self.slides:
-            tried = self._journal.next_attempt(slide.number) - 1
-            if slide.number in self.outcomes or tried < self.request.options.attempts:
+        for item in self.items:
+            tried = self._journal.next_attempt(item.number) - 1
+            if item.number in self.outcomes or tried < self.request.options.attempts:
                 continue
-            if self._losses.is_to_blame(slide):
-                self._give_up(slide, lost_reason(tried))
-        return [slide for slide in self.slides if slide.number not in self.outcomes]
+            if self._losses.is_to_blame(item):
+                self._give_up(item, lost_reason(tried))
+        return [item for item in self.items if item.number not in self.outcomes]
 
-    def next_round(self) -> tuple[list[BatchSlide], bool]:
+    def next_round(self) -> tuple[list[BatchItem], bool]:
         """Those of `waiting()` to work on next, and whether one after the other."""
         return self._losses.next_round(self.waiting())
 
-    def last_try(self, slide: BatchSlide) -> int:
-        """The number of the last attempt at a slide that may begin in this round."""
-        return max(self.request.options.attempts, self._journal.next_attempt(slide.number))
+    def last_try(self, item: BatchItem) -> int:
+        """The number of the last attempt at an item that may begin in this round."""
+        return max(self.request.options.attempts, self._journal.next_attempt(item.number))
 
-    def failed(self, slide: BatchSlide, error: BaseException) -> None:
-        """A slide that ended by an error outside its analysis, such as a journal that could not be written."""
+    def failed(self, item: BatchItem, error: BaseException) -> None:
+        """An item that ended by an error outside its work, such as a journal that could not be written."""
         self.look()
-        if slide.number in self.outcomes:
+        if item.number in self.outcomes:
             return
         said = (
             str(error) if isinstance(error, MedvisionError) else f"unexpected {type(error).__name__}: {error}"
         )
-        self._give_up(slide, said)
+        self._give_up(item, said)
 
     @property
     def begun(self) -> int:
@@ -316,7 +313,7 @@ class BatchRun:
                 return
             told = self._journal.told(entry.id for entry in entries)
             self._windows += sum(told.pop(one, (0, 0))[0] for one in self._ended.intersection(told))
-            # A later attempt at a slide, which comes later here, has taken over what an earlier one had done.
+            # A later attempt at an item, which comes later here, has taken over what an earlier one had done.
             self._under_way = {int(attempt.partition("-")[0]): so_far for attempt, so_far in told.items()}
         self._told.tell(self._progress(new))
 
@@ -332,14 +329,14 @@ class BatchRun:
                 self.outcomes[entry.number] = entry.outcome
                 yield entry.outcome
 
-    def _give_up(self, slide: BatchSlide, reason: str) -> None:
-        outcome = SlideOutcome(slide=slide.shown, name=slide.name, status="failed", reason=reason)
+    def _give_up(self, item: BatchItem, reason: str) -> None:
+        outcome = SlideOutcome(slide=item.shown, name=item.name, status="failed", reason=reason)
         now = utc_now()
         entry = Entry(
-            number=slide.number,
-            attempt=self._journal.next_attempt(slide.number),
-            slide_id=slide.slide_id,
-            name=slide.name,
+            number=item.number,
+            attempt=self._journal.next_attempt(item.number),
+            slide_id=item.item_id,
+            name=item.name,
             began_utc=now,
             worker="",
             ended_utc=now,
@@ -348,7 +345,7 @@ class BatchRun:
         with self._lock, self._ledger() as ledger:
             for _ in self._take(ledger, entry):
                 pass
-        self.outcomes[slide.number] = outcome
+        self.outcomes[item.number] = outcome
         if self._told is not None:
             self._told.tell(self._progress([outcome]))
 
@@ -359,7 +356,7 @@ class BatchRun:
             if number not in done and planned:
                 part += self._sizes[number] * min(windows / planned, 1.0)
         return Progress(
-            slides=len(self.slides),
+            items=len(self.items),
             ended=len(done),
             windows_done=self._windows + sum(windows for windows, _ in under_way.values()),
             bytes_done=int(part) + sum(self._sizes[number] for number in done),
@@ -378,7 +375,7 @@ class BatchRun:
 
     def _start(self) -> RunStart:
         request = self.request
-        fields = request.analyze.findings_fields()
+        fields = request.work.fields(request.config)
         settings = request.options.model_dump(mode="json", exclude={"pseudonym_key", "address"})
         if request.options.pseudonym_key is not None:
             settings["pseudonym_key"] = read_key(request.options.pseudonym_key).fingerprint
@@ -387,7 +384,7 @@ class BatchRun:
             started_utc=utc_now(),
             operator=operator(),
             command=command_of(request),
-            slides=len(self.slides),
+            slides=len(self.items),
             config={**fields, "batch": settings},
             config_digest=digest_json(fields),
             code=code_digest(),
@@ -410,7 +407,7 @@ def check_workers(request: BatchRequest) -> None:
         )
     if options.runner != "process":
         return
-    devices = devices_of(request.analyze.device)
+    devices = devices_of(request.config.device)
     on_processor = all(device.partition(":")[0] in ("auto", "cpu") for device in devices)
     most = len(os.sched_getaffinity(0)) if on_processor else Seats.PER_DEVICE * len(devices)
     if options.workers > most:
@@ -420,30 +417,30 @@ def check_workers(request: BatchRequest) -> None:
 
 def command_of(request: BatchRequest) -> str:
     """The command with every setting that is not a default; no paths, which may name a patient."""
-    analyze: AnalyzeConfig = request.analyze
-    changed = analyze.model_dump(exclude_defaults=True, exclude={"weights", "slide_model"})
+    changed = request.config.model_dump(exclude_defaults=True, exclude=set(request.work.paths))
     changed |= request.options.model_dump(exclude_defaults=True, exclude={"pseudonym_key", "address"})
     words = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
-    return shlex.join(["medvision", "batch", *words])
+    return shlex.join(["medvision", request.work.command, *words])
 
 
 def check_request(request: BatchRequest) -> None:
-    """Find what is wrong with the configuration before the first slide; on the device only if this process uses it.
+    """Find what is wrong with the configuration before the first item; on the device only if this process uses it.
 
     Raises:
-        MedvisionError: if there are too many workers, the key or the model cannot be had, or settings do not fit.
+        MedvisionError: if there are too many workers, the key or the model cannot be had, settings do not fit, or the
+            output folder holds results of another kind.
     """
     check_workers(request)
     if request.options.pseudonym_key is not None:
         read_key(request.options.pseudonym_key)
-    config = request.analyze
+    check_kind(request.out, request.work.item)
+    config = request.config
     if request.options.runner != "dask":
         for device in devices_of(config.device):
             resolve_device(device)
-    if request.options.runner == "thread":
-        check_config(config.model_copy(update={"device": devices_of(config.device)[0]}))
-    else:
-        check_names(config)
+    on_device = request.options.runner == "thread"
+    first = devices_of(config.device)[0] if on_device else config.device
+    request.work.check(config.model_copy(update={"device": first}), on_device)
 
 
 def _size(path: Path) -> int:

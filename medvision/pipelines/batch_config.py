@@ -1,4 +1,4 @@
-"""What a batch is asked for: which slides, into which folder, how they are analysed, and by how many workers.
+"""What a batch is asked for: which slides, images or scans, into which folder, what is done to them, by whom.
 
 This module is light on purpose, as `medvision batch --help` and the schedules need it and no deep-learning library.
 """
@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, create_model, field_validator, model_validator
 
 from medvision.pipelines.config import AnalyzeConfig, Count, Positive
+from medvision.pipelines.image_config import ImageConfig
+from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.work import SLIDES, WORKS, Config, Work
 from medvision.store.records import Record
 from medvision.training.config_file import read_yaml_config, validated
-
-PATTERNS = ("*.svs", "*.tif", "*.tiff", "*.ndpi", "*.mrxs", "*.scn", "*.bif", "*.vms", "*.svslide", "*.dcm")
-"""What is taken from a folder unless other patterns are given; upper and lower case are the same."""
 
 _MOST = 1e6
 """Of GB and of seconds: more is a slip of the keyboard, and more than the system can count."""
@@ -28,14 +28,19 @@ class BatchOptions(Record):
     """How a batch is run. None of these changes a result."""
 
     pattern: Annotated[
-        tuple[str, ...],
-        Field(description="File names to take from a folder and the folders below it, such as '*.svs'."),
-    ] = PATTERNS
+        tuple[str, ...] | None,
+        Field(
+            description=(
+                "File names to take from a folder and the folders below it, such as '*.svs'. Default: every format "
+                "that is read."
+            )
+        ),
+    ] = None
     runner: Annotated[
         Runner,
         Field(
             description=(
-                "thread: this process, the next slide opened while the device computes. process: --workers processes "
+                "thread: this process, the next file opened while the device computes. process: --workers processes "
                 "on this machine. dask: the workers of a Dask cluster, at --address or started here."
             )
         ),
@@ -56,8 +61,8 @@ class BatchOptions(Record):
         Path | None,
         Field(
             description=(
-                "File with a secret of 16 bytes or more: slides are then called by a keyed hash of their slide_id, and "
-                "no file name is written or printed."
+                "File with a secret of 16 bytes or more: slides and images are then called by a keyed hash of their "
+                "id, and no file name is written or printed."
             )
         ),
     ] = None
@@ -65,21 +70,23 @@ class BatchOptions(Record):
         bool,
         Field(
             description=(
-                "Read slides in this process, rather than in one of their own with limits on memory and time."
+                "Read files in this process, rather than in one of their own with limits on memory and time."
             )
         ),
     ] = False
     memory_limit: Annotated[
         Positive,
-        Field(le=_MOST, description="GB of memory that reading one slide may take, unless --trust."),
+        Field(le=_MOST, description="GB of memory that reading one file may take, unless --trust."),
     ] = 8.0
     time_limit: Annotated[
         Positive,
-        Field(le=_MOST, description="Seconds that reading one window may take, unless --trust."),
+        Field(
+            le=_MOST, description="Seconds that reading one window, or one image, may take, unless --trust."
+        ),
     ] = 60.0
     attempts: Annotated[
         Count,
-        Field(description="How often a slide is tried whose worker was lost, or whose file server failed."),
+        Field(description="How often an item is tried whose worker was lost, or whose file server failed."),
     ] = 3
 
     @field_validator("pattern", mode="before")
@@ -89,13 +96,41 @@ class BatchOptions(Record):
 
 
 class BatchRequest(Record):
-    """One batch: everything that the flow is told. Prefect stores it, so that it holds paths and settings only."""
+    """One batch: everything that the flow is told. Prefect stores it, so that it holds paths and settings only.
 
-    slides: Path
-    """A manifest (`slide_id,path,...`, see `medvision.store.cohort`) or a folder."""
+    It is of `slides`, which are analysed, of `images`, which are classified, or of `scans`, which are searched for
+    nodules: one of them is given, each a manifest (see `medvision.store.cohort`) or a folder, with the parameters of
+    that work alone.
+    """
+
+    slides: Path | None = None
+    images: Path | None = None
+    scans: Path | None = None
     out: Path
-    analyze: AnalyzeConfig = AnalyzeConfig()
+    analyze: AnalyzeConfig | None = None
+    """Of slides; the defaults where it is not given."""
+    classify: ImageConfig | None = None
+    """Of images."""
+    nodules: NoduleConfig | None = None
+    """Of scans."""
     options: BatchOptions = BatchOptions()
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> BatchRequest:
+        given = [work.inputs for work in WORKS if getattr(self, work.inputs) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"a batch is of slides, images or scans: give one of them, not {found}")
+        for other in WORKS:
+            if other is not self.work and getattr(self, other.parameters) is not None:
+                raise ValueError(
+                    f"{other.parameters!r} is for {other.inputs}, and the batch is of {self.work.inputs}"
+                )
+        if self.images is not None and self.classify is None:
+            raise ValueError("classify: images need it, with the model at least")
+        if self.scans is not None and self.nodules is None:
+            raise ValueError("nodules: scans need it, with the detector at least")
+        return self
 
     @model_validator(mode="after")
     def _address_needs_dask(self) -> BatchRequest:
@@ -105,25 +140,70 @@ class BatchRequest(Record):
             )
         return self
 
+    @property
+    def work(self) -> Work[Any]:
+        """What is done to each item."""
+        return next(work for work in WORKS if getattr(self, work.inputs) is not None)
 
-class _Flat(BatchOptions, AnalyzeConfig):
-    """All parameters side by side, as a file names them."""
+    @property
+    def config(self) -> Config:
+        """The parameters of the work."""
+        given: Config | None = getattr(self, self.work.parameters)
+        return AnalyzeConfig() if given is None else given
+
+    @property
+    def inputs(self) -> Path:
+        """The manifest or the folder."""
+        found: Path = getattr(self, self.work.inputs)
+        return found
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What is taken from a folder."""
+        return self.options.pattern or self.work.patterns
+
+    def over(self, inputs: Path) -> BatchRequest:
+        """The same over other slides, images or scans."""
+        return self.model_copy(update={self.work.inputs: inputs})
+
+    def with_absolute_paths(self) -> BatchRequest:
+        """The same for a process that was started in another folder."""
+        config = self.config
+        named = {name: getattr(config, name) for name in self.work.paths}
+        key = self.options.pseudonym_key
+        return self.model_copy(
+            update={
+                self.work.inputs: self.inputs.absolute(),
+                "out": self.out.absolute(),
+                self.work.parameters: config.model_copy(
+                    update={name: path and path.absolute() for name, path in named.items()}
+                ),
+                "options": self.options.model_copy(update={"pseudonym_key": key and key.absolute()}),
+            }
+        )
 
 
-def read_batch_config(slides: Path, out: Path, config: Path | None, given: Mapping[str, Any]) -> BatchRequest:
-    """A request from a YAML file (a mapping of the names of `AnalyzeConfig` and `BatchOptions`); `given` comes first.
+def read_batch_config(
+    inputs: Path, out: Path, config: Path | None, given: Mapping[str, Any], work: Work[Any] = SLIDES
+) -> BatchRequest:
+    """A request from a YAML file: a mapping of the names of the work's parameters and of `BatchOptions`, side by side.
 
-    Paths in the file are taken from the current folder, as those on the command line are.
+    What is `given` comes first. Paths in the file are taken from the current folder, as those on the command line are.
 
     Raises:
         UsageError: if the file cannot be read, or a name or a value in it is wrong, which is named.
     """
-    flat = validated(dict(given), _Flat) if config is None else read_yaml_config(config, _Flat, **given)
+    side_by_side = create_model("Flat", __base__=(BatchOptions, work.config))
+    flat = (
+        validated(dict(given), side_by_side)
+        if config is None
+        else read_yaml_config(config, side_by_side, **given)
+    )
     chosen = {name: getattr(flat, name) for name in flat.model_fields_set}
     request = {
-        "slides": slides,
+        work.inputs: inputs,
         "out": out,
-        "analyze": {name: value for name, value in chosen.items() if name in AnalyzeConfig.model_fields},
+        work.parameters: {name: value for name, value in chosen.items() if name in work.config.model_fields},
         "options": {name: value for name, value in chosen.items() if name in BatchOptions.model_fields},
     }
     return validated(request, BatchRequest, "" if config is None else f"{config}: ")

@@ -1,4 +1,4 @@
-"""Which slides a batch is about: from a manifest, a list or a folder, each with the name that it has from then on."""
+"""Which slides or images a batch is about: from a manifest, a list or a folder, each with its name from then on."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchRequest
-from medvision.sources.parts import one_of_each_slide
+from medvision.pipelines.work import Config, Work
 from medvision.store.cohort import read_cohort
 from medvision.store.files import safe_names
 from medvision.store.manifest import MANIFEST
@@ -25,12 +26,12 @@ _QUOTED = re.compile(r"'(?:[^'\\]|\\.)*'" + r'|"(?:[^"\\]|\\.)*"')
 
 
 @dataclass(frozen=True, slots=True)
-class BatchSlide:
-    """One slide of a batch. `number` counts from 1 in the order of the batch."""
+class BatchItem:
+    """One slide or image of a batch. `number` counts from 1 in the order of the batch."""
 
     number: int
-    slide_id: str
-    """As the manifest calls it, or by `slide_ids` of its folder, or `list_ids`; its pseudonym where a key was given."""
+    item_id: str
+    """As the manifest calls it, or by `ids_in` of its folder, or `list_ids`; its pseudonym where a key was given."""
     name: str
     """Its folder below the output folder."""
     path: Path
@@ -45,35 +46,48 @@ class BatchSlide:
         return str(self.path) if self.alias is None else self.alias
 
 
-def plan_batch(request: BatchRequest) -> list[BatchSlide]:
-    """The slides of a batch, in the order in which they will be begun.
+def plan_batch(request: BatchRequest) -> list[BatchItem]:
+    """The items of a batch, in the order in which they will be begun.
 
-    `request.slides` is a manifest (CSV, see `read_cohort`), a list of paths (`*.json`, or `*.txt` with one path per
+    `request.inputs` is a manifest (CSV, see `read_cohort`), a list of paths (`*.json`, or `*.txt` with one path per
     line) or a folder, which is searched with all below it but hidden folders and the output folder.
 
     Raises:
-        UsageError: if that cannot be read or holds no slide, or the pseudonym key cannot be had.
+        UsageError: if that cannot be read or holds no item, or the pseudonym key cannot be had.
     """
+    asked = request.inputs, request.patterns, request.work, request.out
     key = request.options.pseudonym_key
     if key is None:
-        return _listed(request)
+        return _listed(*asked)
     names = read_key(key)
     try:
-        slides = _listed(request)
+        items = _listed(*asked)
     except UsageError as error:
         # What is wrong with a table is told by its cells, and these may name patients.
         raise UsageError(f"{_QUOTED.sub('…', str(error))} (cells are not shown: pseudonyms)") from None
     planned = []
-    for slide in slides:
-        alias = names.of(slide.slide_id)
-        planned.append(BatchSlide(slide.number, alias, alias, slide.path, slide.spacing_um, alias))
+    for item in items:
+        alias = names.of(item.item_id, request.work.item)
+        planned.append(BatchItem(item.number, alias, alias, item.path, item.spacing_um, alias))
     return planned
 
 
-def identities(slides: Path, patterns: Sequence[str]) -> list[str]:
-    """The `slide_id` of each slide of a manifest, list or folder: what a pseudonym is made from."""
-    request = BatchRequest.model_validate({"slides": slides, "out": "-", "options": {"pattern": patterns}})
-    return [slide.slide_id for slide in _listed(request)]
+def config_for(item: BatchItem, request: BatchRequest) -> Config:
+    """The parameters for one item, of which the manifest may supply a fact."""
+    config = request.config
+    return config if item.spacing_um is None else request.work.supply(config, item.spacing_um)
+
+
+def identities(inputs: Path, patterns: Sequence[str] | None, work: Work[Any]) -> list[str]:
+    """The id of each item of a manifest, list or folder: what a pseudonym is made from."""
+    return [item.item_id for item in _listed(inputs, patterns or work.patterns, work, None)]
+
+
+def ids_in(folder: Path, paths: Sequence[Path], work: Work[Any]) -> list[str]:
+    """Ids of the files of a folder: of slides as `slide_ids`, of images the path, as their labels call them."""
+    if work.one_file:
+        return [as_text(path.relative_to(folder).as_posix()) for path in paths]
+    return slide_ids(folder, paths)
 
 
 def slide_ids(folder: Path, slides: Sequence[Path]) -> list[str]:
@@ -81,19 +95,25 @@ def slide_ids(folder: Path, slides: Sequence[Path]) -> list[str]:
 
     The ending is kept where two would share a name, in any case of letters.
     """
-    parts = [slide.relative_to(folder) for slide in slides]
-    names = [as_text("__".join(part.with_suffix("").parts)) for part in parts]
+    return _short([as_text(slide.relative_to(folder).as_posix()) for slide in slides], slides)
+
+
+def _short(ids: Sequence[str], paths: Sequence[Path]) -> list[str]:
+    """Ids without the ending that the path has, but where two would share one, and with `__` for `/`."""
+    flat = [one.replace("/", "__") for one in ids]
+    endings = [path.suffix for path in paths]
+    names = [one.removesuffix(as_text(ending)) or one for one, ending in zip(flat, endings, strict=True)]
     owners = Counter(name.casefold() for name in names)
     return [
-        name if owners[name.casefold()] == 1 else f"{name}-{part.suffix.lstrip('.')}"
-        for name, part in zip(names, parts, strict=True)
+        name if owners[name.casefold()] == 1 else f"{name}-{ending.lstrip('.')}"
+        for name, ending in zip(names, endings, strict=True)
     ]
 
 
 def list_ids(slides: Sequence[Path]) -> list[str]:
-    """Names for slides that were given one by one: the file's, and its folder where several have it.
+    """Ids of files that were given one by one: the file's name, and its folder where several have it.
 
-    A slide that is given again is another one, with its number behind the name.
+    A file that is given again is another one, with its number behind the name.
     """
     owners = Counter(slide.name for slide in {slide.absolute() for slide in slides})
     ids: list[str] = []
@@ -105,39 +125,35 @@ def list_ids(slides: Sequence[Path]) -> list[str]:
     return ids
 
 
-def _listed(request: BatchRequest) -> list[BatchSlide]:
-    source = request.slides
-    if source.is_dir():
-        return _in_folder(source, request)
-    if source.suffix.lower() in (".json", ".txt"):
+def _listed(source: Path, patterns: Sequence[str], work: Work[Any], out: Path | None) -> list[BatchItem]:
+    spacings: Sequence[float | None] = ()
+    if source.suffix.lower() in (".json", ".txt") and not source.is_dir():
         paths = read_list(source)
-        named = zip(list_ids(paths), safe_names(paths), paths, strict=True)
-        return [
-            BatchSlide(number, slide_id, name, path)
-            for number, (slide_id, name, path) in enumerate(named, start=1)
-        ]
-    cohort = read_cohort(source, all_there=False)
-    names = _names([slide.slide_id for slide in cohort.slides], [slide.path for slide in cohort.slides])
+        ids, names = list_ids(paths), safe_names(paths)
+    else:
+        if source.is_dir():
+            paths = _in_folder(source, patterns, work, out)
+            ids = ids_in(source, paths, work)
+        else:
+            listed = read_cohort(source, all_there=False, item=work.item).slides
+            ids, paths = [one.slide_id for one in listed], [one.path for one in listed]
+            spacings = [one.spacing_um for one in listed]
+        names = _names(_short(ids, paths) if work.one_file else ids, paths)
     return [
-        BatchSlide(number, slide.slide_id, name, slide.path, slide.spacing_um)
-        for number, (slide, name) in enumerate(zip(cohort.slides, names, strict=True), start=1)
+        BatchItem(number, *named, spacing_um)
+        for number, (named, spacing_um) in enumerate(
+            zip(zip(ids, names, paths, strict=True), spacings or [None] * len(ids), strict=True), start=1
+        )
     ]
 
 
-def _in_folder(folder: Path, request: BatchRequest) -> list[BatchSlide]:
-    patterns = request.options.pattern
-    paths = one_of_each_slide(sorted(_matching(folder, patterns, request.out)))
+def _in_folder(folder: Path, patterns: Sequence[str], work: Work[Any], out: Path | None) -> list[Path]:
+    paths = work.gathered(folder, sorted(_matching(folder, patterns, out)))
     if not paths:
         raise UsageError(
             f"{folder}: holds no file that matches {', '.join(patterns)}; name others with --pattern"
         )
-    ids = slide_ids(folder, paths)
-    return [
-        BatchSlide(number, slide_id, name, path)
-        for number, (slide_id, name, path) in enumerate(
-            zip(ids, _names(ids, paths), paths, strict=True), start=1
-        )
-    ]
+    return paths
 
 
 def _names(slide_ids: Sequence[str], paths: Sequence[Path]) -> list[str]:
@@ -146,10 +162,10 @@ def _names(slide_ids: Sequence[str], paths: Sequence[Path]) -> list[str]:
     return safe_names([Path(f"{slide_id}{path.suffix or '.slide'}") for slide_id, path in named])
 
 
-def _matching(folder: Path, patterns: Sequence[str], out: Path) -> Iterator[Path]:
+def _matching(folder: Path, patterns: Sequence[str], out: Path | None) -> Iterator[Path]:
     """Files by pattern, upper and lower case alike; links to folders are not followed, which could lead in circles."""
     wanted = [pattern.lower() for pattern in patterns]
-    outputs = out.resolve()
+    outputs = None if out is None else out.resolve()
     for root, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not _is_ours(Path(root) / name, outputs)]
         for name in files:
@@ -157,18 +173,18 @@ def _matching(folder: Path, patterns: Sequence[str], out: Path) -> Iterator[Path
                 yield Path(root) / name
 
 
-def _is_ours(folder: Path, outputs: Path) -> bool:
+def _is_ours(folder: Path, outputs: Path | None) -> bool:
     """Whether a folder is hidden, the output folder, or a result in it: heatmaps are TIFF files, too."""
     return folder.name.startswith(".") or folder.resolve() == outputs or (folder / MANIFEST).is_file()
 
 
 def read_list(manifest: Path) -> list[Path]:
-    """Slide paths from a file: a JSON list (`*.json`), or text with one path per line, `#` opening a comment line.
+    """Paths from a file: a JSON list (`*.json`), or text with one path per line, `#` opening a comment line.
 
     A relative path is taken from the manifest's folder.
 
     Raises:
-        UsageError: if the file cannot be read or names no slide.
+        UsageError: if the file cannot be read or names none.
     """
     try:
         text = manifest.read_text(encoding="utf-8")
@@ -180,9 +196,9 @@ def read_list(manifest: Path) -> list[Path]:
     except OSError as error:
         raise UsageError(f"{manifest}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{manifest} is not a readable list of slides: {error}") from error
+        raise UsageError(f"{manifest} is not a readable list of files: {error}") from error
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, str) for entry in entries):
-        raise UsageError(f"{manifest} names no slide: expected a JSON list of paths, or one path per line")
+        raise UsageError(f"{manifest} names no file: expected a JSON list of paths, or one path per line")
     for number, entry in enumerate(entries, start=1):
         if not entry or "\0" in entry:
             raise UsageError(f"{manifest}: entry {number}, {entry!r}, is no path of a file")

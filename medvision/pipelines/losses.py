@@ -1,15 +1,15 @@
-"""Which slides of a batch lost their workers, and which slide is to blame.
+"""Which items of a batch lost their workers, and which item is to blame.
 
-When a pool of processes breaks, every slide at work is lost together with the one that broke it, and none of them can
-be told from that one. Each is tried alone from then on, after the others: a slide is given up only if a worker was lost
-that had no other slide beside it.
+When a pool of processes breaks, every item at work is lost together with the one that broke it, and none of them can
+be told from that one. Each is tried alone from then on, after the others: an item is given up only if a worker was lost
+that had no other item beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from medvision.pipelines.batch_plan import BatchSlide
+from medvision.pipelines.batch_plan import BatchItem
 from medvision.store.journal import Entry
 
 
@@ -32,19 +32,19 @@ class Losses:
         if len(numbers) == 1 or self._alone or not self._together:
             self._blamed |= numbers
 
-    def is_to_blame(self, slide: BatchSlide) -> bool:
-        """Whether the slide lost a worker that no other slide can have cost it."""
-        return slide.number in self._blamed
+    def is_to_blame(self, item: BatchItem) -> bool:
+        """Whether the item lost a worker that no other item can have cost it."""
+        return item.number in self._blamed
 
-    def next_round(self, waiting: Sequence[BatchSlide]) -> tuple[list[BatchSlide], bool]:
+    def next_round(self, waiting: Sequence[BatchItem]) -> tuple[list[BatchItem], bool]:
         """Those to work on next, and whether one after the other."""
         if not self._together:
             return list(waiting), False
-        unsuspected = [slide for slide in waiting if slide.number not in self._lost]
+        unsuspected = [item for item in waiting if item.number not in self._lost]
         self._alone = not unsuspected
         return (unsuspected, False) if unsuspected else (list(waiting), True)
 
 
 def lost_reason(times: int) -> str:
-    """Why a slide is given up whose worker was lost so often."""
+    """Why an item is given up whose worker was lost so often."""
     return f"its worker was lost {times} time{'s' * (times != 1)}: killed, out of memory, or crashed"

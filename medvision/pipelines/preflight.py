@@ -1,7 +1,7 @@
-"""Before a night's work: does every slide open, has it a spacing, and is there room for the results?
+"""Before a night's work: does every slide or image open, and is there room for the results?
 
-Slides are opened in a process of their own, so that a file which crashes or hangs a decoder is named and costs no more
-than that. Only headers are read; `medvision check` looks further, at tissue, windows and time.
+Files are opened in a process of their own, so that one which crashes or hangs a decoder is named and costs no more than
+that. Only headers are read; `medvision check` looks further at slides: at tissue, windows and time.
 """
 
 from __future__ import annotations
@@ -10,70 +10,68 @@ import contextlib
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures import TimeoutError as TookTooLong
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from medvision.core.errors import MedvisionError
-from medvision.pipelines.batch_config import BatchOptions
-from medvision.pipelines.batch_plan import BatchSlide
-from medvision.sources import open_source
+from medvision.pipelines.batch_config import BatchRequest
+from medvision.pipelines.batch_plan import BatchItem, config_for
+from medvision.pipelines.work import Config
 from medvision.sources.guarded_child import limit_memory
-from medvision.sources.spacing import require_spacing
 from medvision.store.pseudonyms import without_name
-
-BYTES_PER_RESULT = 5_000_000
-"""Pictures, reports and a heatmap of a usual slide, from above."""
 
 _START_S = 120.0
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was found. `problems` are (slide, reason) of the slides that cannot be analysed as they are."""
+    """What was found. `problems` are (item, reason) of those that cannot be worked on as they are."""
 
-    slides: int
+    items: int
     bytes: int
     free_bytes: int
-    problems: list[tuple[BatchSlide, str]] = field(default_factory=list)
+    wanted_bytes: int
+    """What the results may take, from above."""
+    problems: list[tuple[BatchItem, str]] = field(default_factory=list)
 
     @property
     def is_hopeless(self) -> bool:
-        """Whether no slide can be analysed."""
-        return len(self.problems) == self.slides
+        """Whether nothing can be worked on."""
+        return len(self.problems) == self.items
 
     @property
     def is_short_of_room(self) -> bool:
         """Whether the results may not fit on the disk."""
-        return self.free_bytes < self.slides * BYTES_PER_RESULT
+        return self.free_bytes < self.wanted_bytes
 
 
-def preflight(
-    slides: Sequence[BatchSlide], out: Path, spacing_um: float | None, options: BatchOptions
-) -> Preflight:
-    """Open each slide's header. `spacing_um` is that of every slide whose manifest names none."""
-    problems: list[tuple[BatchSlide, str]] = []
+def preflight(items: Sequence[BatchItem], request: BatchRequest) -> Preflight:
+    """Open the header of each item of a request, whose output folder is there."""
+    problems: list[tuple[BatchItem, str]] = []
     total = 0
-    with _Opener(options) as opener:
-        for slide in slides:
+    with _Opener(request) as opener:
+        for item in items:
             with contextlib.suppress(OSError, ValueError):
-                total += slide.path.stat().st_size
-            reason = opener.problem(slide.path, slide.spacing_um or spacing_um)
+                total += item.path.stat().st_size
+            reason = opener.problem(item.path, config_for(item, request))
             if reason:
-                alias = slide.alias
-                said = reason if alias is None else without_name(reason, slide.path, alias)
-                problems.append((slide, said))
-    return Preflight(len(slides), total, shutil.disk_usage(out).free, problems)
+                alias = item.alias
+                said = reason if alias is None else without_name(reason, item.path, alias)
+                problems.append((item, said))
+    free, wanted = shutil.disk_usage(request.out).free, len(items) * request.work.bytes_per_result
+    return Preflight(len(items), total, free, wanted, problems)
 
 
 class _Opener:
     """Opens headers, one after the other, in a process with limits that is replaced when a file was too much for it."""
 
-    def __init__(self, options: BatchOptions) -> None:
-        self._options = options
+    def __init__(self, request: BatchRequest) -> None:
+        self._look, self._options = request.work.look, request.options
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> _Opener:
@@ -82,19 +80,20 @@ class _Opener:
     def __exit__(self, *_: object) -> None:
         self._end()
 
-    def problem(self, path: Path, spacing_um: float | None) -> str:
-        """Why the slide cannot be analysed; empty if it can."""
+    def problem(self, path: Path, config: Config) -> str:
+        """Why a file cannot be worked on; empty if it can."""
         if self._options.trust:
-            return _problem(path, spacing_um)
+            return _problem(self._look, path, config)
         if self._pool is None:
             limit = int(self._options.memory_limit * 1e9)
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(1, context, initializer=limit_memory, initargs=(limit,))
-            # Its start is not the slide's fault, and may take longer than a slide is allowed.
+            # Its start is not the file's fault, and may take longer than a file is allowed.
             with contextlib.suppress(TookTooLong, BrokenProcessPool):
-                self._pool.submit(_problem, Path(os.devnull), None).result(timeout=_START_S)
+                self._pool.submit(_problem, self._look, Path(os.devnull), config).result(timeout=_START_S)
         try:
-            return self._pool.submit(_problem, path, spacing_um).result(timeout=self._options.time_limit)
+            asked = self._pool.submit(_problem, self._look, path, config)
+            return asked.result(timeout=self._options.time_limit)
         except TookTooLong:
             self._end()
             return f"{path}: took longer than {self._options.time_limit:g} s to open"
@@ -110,13 +109,9 @@ class _Opener:
             self._pool = None
 
 
-def _problem(path: Path, spacing_um: float | None) -> str:
+def _problem(look: Callable[[Path, Any], None], path: Path, config: Config) -> str:
     try:
-        source = open_source(path, spacing_um)
-        try:
-            require_spacing(source)
-        finally:
-            source.close()
+        look(path, config)
     except MemoryError:
         return f"{path}: opening it wants more memory than there may be (--memory-limit)"
     except (MedvisionError, OSError) as error:

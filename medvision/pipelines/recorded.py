@@ -1,4 +1,4 @@
-"""A plain run over slides, entered in the ledger of its output folder like a batch."""
+"""A plain run over slides or images, entered in the ledger of its output folder like a batch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from medvision.core.digest import digest_json
 from medvision.pipelines.batch_plan import list_ids
 from medvision.pipelines.batch_records import operator, recover, run_end
-from medvision.pipelines.config import AnalyzeConfig
-from medvision.pipelines.run import finish_run
+from medvision.pipelines.run import check_kind, finish_run
+from medvision.pipelines.work import Config, work_of
 from medvision.store.files import make_output, safe_names
 from medvision.store.journal import Journal
 from medvision.store.ledger import LEDGER, Ledger
@@ -21,34 +21,44 @@ from medvision.store.records import SlideOutcome
 
 
 class Recorded:
-    """A context around a run over `slides`: tell it each outcome as it comes; at the end it makes the page.
+    """A context around a run over `slides`, or images: tell it each outcome as it comes; at the end it makes the page.
 
     Raises, on entering:
-        UsageError: if `out` cannot be written to.
+        UsageError: if `out` cannot be written to, or holds results of the other kind.
         StoreError: if the ledger cannot be written.
     """
 
-    def __init__(self, slides: Sequence[Path], out: Path, config: AnalyzeConfig, command: str) -> None:
+    def __init__(
+        self,
+        slides: Sequence[Path],
+        out: Path,
+        config: Config,
+        command: str,
+        ids: Sequence[str] | None = None,
+    ) -> None:
+        """`ids` are what the ledger calls them, each another; by default `list_ids`."""
         self._slides, self._out, self._config, self._command = slides, out, config, command
         self._run_id = new_run_id()
-        self._ids = list_ids(slides)
+        self._work = work_of(config)
+        self._ids = list_ids(slides) if ids is None else list(ids)
         self._outcomes: dict[int, SlideOutcome] = {}
         self.page: Path | None = None
         """The page of the run, once it is over and a slide has ended."""
 
     def __enter__(self) -> Recorded:
         make_output(self._out)
+        check_kind(self._out, self._work.item)
         recover(self._out)
         self._kept = Journal(self._out, self._run_id).kept()
         self._kept.__enter__()
-        fields = self._config.findings_fields()
+        fields = self._work.fields(self._config)
         start = RunStart(
             run_id=self._run_id,
             started_utc=utc_now(),
             operator=operator(),
             command=self._command,
             slides=len(self._slides),
-            config=dict(fields),
+            config=fields,
             config_digest=digest_json(fields),
             code=code_digest(),
             software=software_versions(),
@@ -96,7 +106,9 @@ class Recorded:
                 # An interrupted run lists what it has finished.
                 if self._outcomes:
                     ended = [self._outcomes[number] for number in sorted(self._outcomes)]
-                    self.page = finish_run(self._out, ended, ledger=ledger, run_id=self._run_id)
+                    self.page = finish_run(
+                        self._out, ended, ledger=ledger, run_id=self._run_id, item=self._work.item
+                    )
             entered = True
         finally:
             self._kept.__exit__(None, None, None)

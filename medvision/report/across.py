@@ -10,6 +10,7 @@ from medvision.metrics.drift import RULE, Drift, Spread, compare
 from medvision.report import format as text
 from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.ledger_records import PastResult, RunSummary
+from medvision.store.records import ItemKind
 
 LARGEST = 15
 """Slides listed by the change of their probability."""
@@ -35,7 +36,7 @@ _TONES = {
     "begun": "neutral",
     "planned": "neutral",
 }
-_CHANGED = {"slide": "slide content", "model": "model", "config": "settings", "code": "code"}
+_CHANGED = {"slide": "{item} content", "model": "model", "config": "settings", "code": "code"}
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,10 @@ class Across:
     runs_note: str
 
 
-def across_runs(folder: Path, run_id: str) -> tuple[Across | None, dict[str, PastResult]]:
-    """The section of the run `run_id`, None for the first run of all; and the last result of each slide, by name.
+def across_runs(
+    folder: Path, run_id: str, item: ItemKind = "slide"
+) -> tuple[Across | None, dict[str, PastResult]]:
+    """The section of the run `run_id`, None for the first run of all; and the last result of each item, by name.
 
     Raises:
         StoreError: if the ledger is absent or cannot be read.
@@ -118,15 +121,15 @@ def across_runs(folder: Path, run_id: str) -> tuple[Across | None, dict[str, Pas
     now = {one.name: one for one in known if one.run_id == this.run_id}
     before = [one for one in known if one.run_id != this.run_id]
     pairs = _pairs(now, before)
-    changes = [_change(*pair) for pair in pairs]
+    changes = [_change(*pair, item) for pair in pairs]
     moved = [one for one in changes if one.now != one.earlier]
     measures = _measures(now, before)
     return Across(
         changes=tuple(sorted(moved, key=lambda one: (-abs(one.now - one.earlier), one.name))[:LARGEST]),
         points=tuple((one.earlier, one.now, one.label_changed, one.name) for one in changes),
-        changes_note=_changes_note(changes, moved),
+        changes_note=_changes_note(changes, moved, item),
         measures=tuple(_measure_line(name, one) for name, one in measures.items()),
-        measures_note=_measures_note(measures),
+        measures_note=_measures_note(measures, item),
         rule=RULE,
         runs=tuple(_run_line(run, run.run_id == this.run_id) for run in runs[:NEWEST]),
         runs_note=f"The newest {NEWEST} of {len(runs)} runs." if len(runs) > NEWEST else "",
@@ -149,7 +152,7 @@ def _pairs(now: dict[str, PastResult], before: Sequence[PastResult]) -> list[tup
     return pairs
 
 
-def _change(earlier: PastResult, now: PastResult) -> Change:
+def _change(earlier: PastResult, now: PastResult, item: ItemKind) -> Change:
     before, after = earlier.probability or 0.0, now.probability or 0.0
     changed = earlier.label != now.label
     return Change(
@@ -161,7 +164,7 @@ def _change(earlier: PastResult, now: PastResult) -> Change:
         now_text=text.probability(after, before),
         change_text=f"{after - before:+.3f}".replace("-", "−"),
         labels=f"{earlier.label} → {now.label}" if changed else str(now.label or ""),
-        cause=_cause(earlier.digests, now.digests),
+        cause=_cause(earlier.digests, now.digests).format(item=item),
         run_id=earlier.run_id,
     )
 
@@ -174,11 +177,11 @@ def _cause(earlier: dict[str, str], now: dict[str, str]) -> str:
     return "library versions" if earlier.get("result") != now.get("result") else "nothing that was recorded"
 
 
-def _changes_note(changes: Sequence[Change], moved: Sequence[Change]) -> str:
+def _changes_note(changes: Sequence[Change], moved: Sequence[Change], item: ItemKind) -> str:
     if not changes:
-        return "No slide of this run was scored by an earlier one."
+        return f"No {item} of this run was scored by an earlier one."
     turned = sum(one.label_changed for one in changes)
-    scored = text.plural(len(changes), "slide")
+    scored = text.plural(len(changes), item)
     if not moved and not turned:
         return f"{scored} scored before: every probability is the same."
     listed = f" The {LARGEST} largest changes are listed." if len(moved) > LARGEST else ""
@@ -210,11 +213,11 @@ def _values(measured: dict[str, PastResult], scored: dict[str, PastResult]) -> d
     return values
 
 
-def _measures_note(measures: Mapping[str, Drift]) -> str:
+def _measures_note(measures: Mapping[str, Drift], item: ItemKind) -> str:
     judged = [name for name, drift in measures.items() if drift.gap is not None]
     drifted = [text.visible(name) for name in judged if measures[name].flagged]
     if not judged:
-        return "Too few slides to judge whether they are like the earlier ones."
+        return f"Too few {item}s to judge whether they are like the earlier ones."
     if not drifted:
         return f"{text.plural(len(judged), 'measure')} judged: none has drifted."
     return f"{text.plural(len(judged), 'measure')} judged, drifted: {', '.join(drifted)}."

@@ -23,7 +23,7 @@ from medvision.report.model import (
 )
 from medvision.report.pictures import bar_for, colour_stops, load_colours, load_outlines, load_picture
 from medvision.report.provenance import provenance
-from medvision.store.records import Region, RunRecord, SlideResult
+from medvision.store.records import QcMeasure, Region, RunRecord, SlideResult
 
 RESULT = "result.json"
 RUN = "run.json"
@@ -353,17 +353,19 @@ def _region_row(region: Region, result: SlideResult, physical: bool) -> tuple[st
 # --- 6. quality control --------------------------------------------------------------------------------------------
 
 
+def check_of(measure: QcMeasure) -> Check:
+    """A stored measure in print."""
+    return Check(
+        text.sentence(text.visible(measure.name)),
+        text.quantity(measure.value, text.visible(measure.unit)),
+        text.comparison(text.visible(measure.limit)),
+        measure.ok,
+        text.visible(measure.meaning),
+    )
+
+
 def _checks(result: SlideResult) -> tuple[Check, ...]:
-    checks = [
-        Check(
-            text.sentence(text.visible(measure.name)),
-            text.quantity(measure.value, text.visible(measure.unit)),
-            text.comparison(text.visible(measure.limit)),
-            measure.ok,
-            text.visible(measure.meaning),
-        )
-        for measure in result.qc
-    ]
+    checks = [check_of(measure) for measure in result.qc]
     if result.heatmap is not None:
         unread, windows = result.heatmap.unread, result.heatmap.windows
         value = f"{text.count(unread)} of {text.count(windows)}"

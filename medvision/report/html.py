@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from medvision.report.model import Overview, Report
+from medvision.report.model import ImageReport, Overview, Report, ScanReport
 from medvision.report.pictures import HEAT_OPACITY, svg_path
 
 HERE = Path(__file__).parent
@@ -28,14 +28,46 @@ def render_html(report: Report) -> bytes:
 
     Every value is escaped by the template; the page's policy lets no other script or style run and nothing be fetched.
     """
-    wide = report.overview is not None and aspect(report.overview) > _WIDE
-    style = read_template("common.css") + read_template("report.css") + _placement(report)
+    return _rendered("report.html.j2", report, _placement(report))
+
+
+def render_image_html(report: ImageReport) -> bytes:
+    """The same of an image's report."""
+    return _rendered("image_report.html.j2", report, "\n".join(_overview_rules(report.overview)) + "\n")
+
+
+def render_scan_html(report: ScanReport) -> bytes:
+    """The same of a scan's report."""
+    rules = []
+    for view in report.projections:
+        ratio = view.picture.width / view.picture.height
+        rules += [
+            f"#{view.key}{{aspect-ratio:{ratio:.5f};max-width:{_TALLEST_ALONE_REM * ratio:.2f}rem}}",
+            f"#{view.key} .bar{{width:{100 * view.scale.fraction:.4f}%}}",
+        ]
+        for mark in view.marks:
+            rules.append(f"#{view.key}-{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}")
+    for card in report.cards:
+        rules.append(f"#finding-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")
     return render_page(
-        "report.html.j2",
-        style=style,
+        "scan_report.html.j2",
+        style=read_template("common.css")
+        + read_template("report.css")
+        + read_template("scan.css")
+        + "\n".join(rules)
+        + "\n",
         script=read_template("report.js"),
         report=report,
-        wide=wide,
+    )
+
+
+def _rendered(template: str, report: Report | ImageReport, placement: str) -> bytes:
+    return render_page(
+        template,
+        style=read_template("common.css") + read_template("report.css") + placement,
+        script=read_template("report.js"),
+        report=report,
+        wide=report.overview is not None and aspect(report.overview) > _WIDE,
         opacity_percent=round(100 * HEAT_OPACITY),
         path_of=svg_path,
     )
@@ -95,18 +127,21 @@ def _digest(inline: str) -> str:
 
 def _placement(report: Report) -> str:
     """Rules for what depends on this slide's numbers; the policy forbids `style` attributes."""
-    rules = []
+    rules: list[str] = []
     if report.overview is not None:
-        ratio = aspect(report.overview)
-        tallest = _TALLEST_REM if report.overview.heatmap else _TALLEST_ALONE_REM
-        rules.append(f".stack{{aspect-ratio:{ratio:.5f};max-width:{tallest * ratio:.2f}rem}}")
-        if report.overview.scale is not None:
-            rules.append(f".stack .bar{{width:{100 * report.overview.scale.fraction:.4f}%}}")
-        rules += [
-            f"#m{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}"
-            for mark in report.overview.marks
-        ]
+        rules += _overview_rules(report.overview)
     for card in report.cards:
         if card.scale is not None:
             rules.append(f"#region-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")
     return "\n".join(rules) + "\n"
+
+
+def _overview_rules(overview: Overview) -> list[str]:
+    ratio = aspect(overview)
+    tallest = _TALLEST_REM if overview.heatmap else _TALLEST_ALONE_REM
+    rules = [f".stack{{aspect-ratio:{ratio:.5f};max-width:{tallest * ratio:.2f}rem}}"]
+    if overview.scale is not None:
+        rules.append(f".stack .bar{{width:{100 * overview.scale.fraction:.4f}%}}")
+    for mark in overview.marks:
+        rules.append(f"#m{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}")
+    return rules

@@ -8,6 +8,7 @@ from typing import Literal
 from medvision.report.pictures import ColourStop, Picture, Ring, ScaleBar
 
 BANNER = "RESEARCH USE ONLY – not for diagnosis"
+SIGN_OFF = ("Name", "Date", "Signature")
 
 Tone = Literal["positive", "negative", "neutral", "warning", "failed"]
 
@@ -73,6 +74,10 @@ class Overview:
     extent: str
     map_title: str
     map_note: str
+    what: str = "Slide"
+    """What the thumbnail shows."""
+    ticks: tuple[tuple[float, str], ...] = ((0, "0"), (0.25, "0.25"), (0.5, "0.5"), (0.75, "0.75"), (1, "1"))
+    """Of the colour scale: place in 0..1, and label."""
 
 
 @dataclass(frozen=True)
@@ -130,4 +135,89 @@ class Report:
     limits: tuple[str, ...]
     footer: tuple[str, str]
     banner: str = BANNER
-    sign_off: tuple[str, ...] = ("Name", "Date", "Signature")
+    checks_title: str = "Quality control"
+    checks_none: str = "No quality measure was taken."
+    sign_off: tuple[str, ...] = SIGN_OFF
+
+
+@dataclass(frozen=True)
+class ProbabilityBar:
+    """The probability of one class; `named` marks the predicted one."""
+
+    name: str
+    probability: float
+    text: str
+    named: bool
+
+
+@dataclass(frozen=True)
+class ImageReport:
+    """An image's report in reading order. `figures` are what the model's contract says of how good it is."""
+
+    title: str
+    image: str
+    subtitle: tuple[str, ...]
+    verdict: Verdict
+    bars: tuple[ProbabilityBar, ...]
+    bars_note: str
+    figures: Grid | None
+    figures_note: str
+    overview: Overview
+    colours: tuple[ColourStop, ...]
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    provenance: tuple[FactGroup, ...]
+    limits: tuple[str, ...]
+    banner: str = BANNER
+    checks_title: str = "Is it like the training images?"
+    checks_none: str = "The model does not say what its training images were like."
+    sign_off: tuple[str, ...] = SIGN_OFF
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A scan seen as a whole from one side, with the places of its findings. `letters` are those of its edges."""
+
+    key: str
+    caption: str
+    picture: Picture
+    marks: tuple[Mark, ...]
+    scale: ScaleBar
+    letters: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class FindingCard:
+    """One finding with the planes through it, all to one scale."""
+
+    number: int
+    score: str
+    pictures: tuple[Picture, ...]
+    captions: tuple[str, ...]
+    scale: ScaleBar
+    facts: tuple[Fact, ...]
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """The report of a scan that was searched for nodules, in reading order. `figures` are what contracts say."""
+
+    title: str
+    scan: str
+    subtitle: tuple[str, ...]
+    verdict: Verdict
+    projections: tuple[Projection, ...]
+    cards: tuple[FindingCard, ...]
+    cards_note: str
+    measures: tuple[Fact, ...]
+    measures_note: str
+    table: Grid | None
+    figures: Grid | None
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    provenance: tuple[FactGroup, ...]
+    limits: tuple[str, ...]
+    banner: str = BANNER
+    checks_title: str = "Is the scan fit for the search?"
+    checks_none: str = "No quality measure was taken."
+    sign_off: tuple[str, ...] = SIGN_OFF

@@ -122,9 +122,20 @@ def small_overlay(thumbnail: Picture, heatmap: Picture | None, side: int) -> Pic
         with Image.open(io.BytesIO(heatmap.data)) as image:
             heat = image.convert("RGBA").resize(base.size, Image.Resampling.BOX)
         base = Image.alpha_composite(base, _fade(heat, HEAT_OPACITY))
+    return _jpeg(base, thumbnail.alt)
+
+
+def small_image(pixels: npt.NDArray[np.uint8], side: int, alt: str) -> Picture:
+    """A JPEG of at most `side` pixels of an image, uint8 grey `(rows, columns)` or RGB `(rows, columns, 3)`."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return _jpeg(image, alt)
+
+
+def _jpeg(image: Image.Image, alt: str) -> Picture:
     stream = io.BytesIO()
-    base.convert("RGB").save(stream, "JPEG", quality=85)
-    return Picture(stream.getvalue(), "image/jpeg", "jpg", base.width, base.height, thumbnail.alt)
+    image.convert("RGB").save(stream, "JPEG", quality=85)
+    return Picture(stream.getvalue(), "image/jpeg", "jpg", image.width, image.height, alt)
 
 
 def _fade(image: Image.Image, opacity: float) -> Image.Image:

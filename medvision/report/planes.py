@@ -28,7 +28,10 @@ _GAP = 6
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One plane as a picture: grey `pixels` uint8 `(rows, columns)` of `side_mm` each, and the letters of its edges."""
+    """One plane as a picture: grey `pixels` uint8 `(rows, columns)` of `side_mm` each, and the letters of its edges.
+
+    `mark` is the point that the plane goes through, as fractions of its height and width.
+    """
 
     pixels: Pixels
     side_mm: float
@@ -36,6 +39,7 @@ class Plane:
     right: str
     top: str
     bottom: str
+    mark: tuple[float, float]
 
 
 def plane_of(
@@ -48,8 +52,7 @@ def plane_of(
 ) -> Plane:
     """The plane through the voxel point `at` (plane, row, column), the middle where none is given.
 
-    It is `longest` pixels long at its longer
-    side.
+    It is `longest` pixels long at its longer side.
 
     `window` are the values that become black and white: the lung window for Hounsfield units where none is given, else
     percentiles of the plane. With `half_mm` only the square of twice that side around `at`.
@@ -82,16 +85,17 @@ def plane_of(
     size = [max(1, round(n * spacing[axis] / side)) for n, axis in zip(grey.shape, shown, strict=True)]
     resized = Image.fromarray(grey).resize((size[1], size[0]), Image.Resampling.BICUBIC)
     down, across = (_ways(source, axis) for axis in shown)
+    low, right = ((point[axis] - start[axis]) / (stop[axis] - start[axis]) for axis in shown)
     if view != "axial":
-        down = down[::-1]
-    return Plane(np.asarray(resized), side, across[0], across[1], down[0], down[1])
+        down, low = down[::-1], 1 - low
+    return Plane(np.asarray(resized), side, across[0], across[1], down[0], down[1], (low, right))
 
 
-def lettered(plane: Plane) -> Image.Image:
-    """The plane with the letters of the patient's sides at its edges."""
+def lettered(plane: Plane, letter_px: int | None = None) -> Image.Image:
+    """The plane with the letters of the patient's sides at its edges, `letter_px` high, or as fits the picture."""
     image = Image.fromarray(plane.pixels).convert("RGB")
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(max(11, min(image.size) // 22))
+    font = ImageFont.load_default(letter_px or max(11, min(image.size) // 22))
     width, height = image.size
     places = {
         "lm": (4, height / 2, plane.left), "rm": (width - 4, height / 2, plane.right),

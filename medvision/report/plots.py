@@ -115,3 +115,8 @@ def square(axes: Axes, title: str) -> None:
     axes.set_aspect("equal")
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(color=GRID, linewidth=0.6)
+
+
+def literal(name: str) -> str:
+    """A name from a file that matplotlib takes neither for mathematics nor for a curve to be left out of the legend."""
+    return name.replace("$", r"\$").lstrip("_") or "class"

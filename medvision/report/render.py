@@ -6,11 +6,16 @@ from pathlib import Path
 
 from medvision.core.errors import StoreError, UsageError
 from medvision.report.build import RESULT, build_report
-from medvision.report.html import render_html
+from medvision.report.html import render_html, render_image_html, render_scan_html
+from medvision.report.image_build import build_image_report
 from medvision.report.index import INDEX_JSON, render_index
 from medvision.report.pdf import render_pdf
+from medvision.report.result import read_result
+from medvision.report.scan_build import build_scan_report
 from medvision.store.files import atomic_write, is_set_aside
+from medvision.store.image_records import ImageResult
 from medvision.store.manifest import MANIFEST
+from medvision.store.scan_records import NoduleResult
 from medvision.store.store import ResultStore
 
 HTML = "report.html"
@@ -18,11 +23,20 @@ PDF = "report.pdf"
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Render the HTML and PDF of the slide whose result lies in `folder`; returns their paths.
+    """Render the HTML and PDF of a slide, or the HTML of an image or a scan, whose result lies in `folder`.
+
+    Returns the paths.
 
     Raises:
         StoreError: if the result is missing, of another schema version, or a picture is missing or broken.
     """
+    result = read_result(folder / RESULT)
+    if isinstance(result, NoduleResult):
+        atomic_write(folder / HTML, render_scan_html(build_scan_report(folder)))
+        return [folder / HTML]
+    if isinstance(result, ImageResult):
+        atomic_write(folder / HTML, render_image_html(build_image_report(folder)))
+        return [folder / HTML]
     report = build_report(folder)
     pages = {folder / HTML: render_html(report), folder / PDF: render_pdf(report)}
     for path, data in pages.items():

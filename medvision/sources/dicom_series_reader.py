@@ -6,6 +6,7 @@ import hashlib
 import math
 import threading
 from collections import OrderedDict
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _narrowest(one: Slice) -> np.dtype[Any]:
 def _stored(one: Slice) -> tuple[Any, Values]:
     try:
         with quiet():
-            dataset = dataset_of(one.path.read_bytes())
+            dataset = dataset_of(BytesIO(one.path.read_bytes()))
             stored = stored_pixels(dataset, 0)
     except MedvisionError as error:
         raise type(error)(f"{one.path.name}: {error}") from error

@@ -25,9 +25,11 @@ import numpy as np
 
 from medvision.core.errors import MedvisionError
 from medvision.core.geometry import Box
+from medvision.sources.array_source import ArraySource
 from medvision.sources.base import Source, Values
 from medvision.sources.opening import open_source
 from medvision.sources.parts import files_of
+from medvision.sources.still import read_still
 from medvision.sources.volume import Volume
 
 MESSAGE_BYTES = 1 << 17
@@ -69,7 +71,7 @@ def main() -> None:
     if not first:
         os._exit(0)
     told = json.loads(first)
-    source = _Guarded(Path(told["path"]))
+    source = _Guarded(Path(told["path"]), told["still"])
     _confine(told["memory_bytes"])
     while True:
         # Each message brings a channel: its socket and its memory, with the size of that.
@@ -116,10 +118,11 @@ def _confine(memory_bytes: int) -> None:
 
 
 class _Guarded:
-    """The file, opened at the first request."""
+    """The file, opened at the first request; as a still image where `still` says how that is to be read."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, still: dict[str, Any] | None) -> None:
         self.path = path
+        self.still = still
         self.direct = False
         self._source: Source | None = None
 
@@ -131,7 +134,12 @@ class _Guarded:
 
     def open(self) -> dict[str, Any]:
         """Open the file and say all that can be known of it without asking again."""
-        source = self._source = open_source(self.path)
+        told: dict[str, Any] | None = None
+        if self.still is None:
+            source = self._source = open_source(self.path)
+        else:
+            source, told = _opened_still(self.path, self.still)
+            self._source = source
         self.direct = hasattr(source, "read_into")
         tiled = hasattr(source, "shrunk_into")
         return {
@@ -148,6 +156,7 @@ class _Guarded:
             "ahead": hasattr(source, "fetch_ahead"),
             "dtype": source.dtype.name,
             "volume": _volume_facts(source) if isinstance(source, Volume) else None,
+            "still": told,
         }
 
 
@@ -157,6 +166,23 @@ def _volume_facts(volume: Volume) -> dict[str, Any]:
         "frame": [frame.origin, frame.spacing, frame.directions],
         "quantity": volume.quantity,
         "notes": volume.notes,
+    }
+
+
+def _opened_still(path: Path, still: dict[str, Any]) -> tuple[Source, dict[str, Any]]:
+    """A still image as a source of one level, and what a source does not say of it."""
+    window = still["window"]
+    image = read_still(path, tuple(window) if isinstance(window, list) else window, still["frame"])
+    pixels = image.pixels if image.pixels.ndim == 3 else image.pixels[..., None]
+    source = ArraySource(
+        pixels, fill=0, path=path, metadata=image.metadata, reader=image.kind, vendor=image.kind
+    )
+    shown = image.windowing
+    return source, {
+        "bits": image.bits,
+        "digest": image.digest,
+        "grey": image.pixels.ndim == 2,
+        "windowing": [shown.how, shown.low, shown.high, shown.inverted],
     }
 
 

@@ -76,7 +76,10 @@ class Process:
     Invariant: a channel is used by one thread at a time, and is dropped unless its last request was answered in full.
     """
 
-    def __init__(self, path: Path, limits: Limits, folder: Path | None) -> None:
+    def __init__(
+        self, path: Path, limits: Limits, folder: Path | None, still: dict[str, Any] | None = None
+    ) -> None:
+        """`still` says how a still image is to be read; without it the file is opened as a slide."""
         self.limits = limits
         self._lock = (
             threading.RLock()
@@ -119,7 +122,8 @@ class Process:
         handles = (self._lifeline, self._stderr)
         held = (self._free, self._ahead)
         self._end = weakref.finalize(self, _end, self._lock, self._popen, self._control, handles, held)
-        hello = json.dumps({"path": str(path), "memory_bytes": limits.memory_bytes}).encode()
+        told = {"path": str(path), "memory_bytes": limits.memory_bytes, "still": still}
+        hello = json.dumps(told).encode()
         try:
             self._control.send(hello)
         except OSError as error:

@@ -21,7 +21,8 @@ from medvision.sources.flat_voxels import FlatVoxels, Layout, check_voxels, data
 from medvision.sources.volume import StoredVolume, Volume
 
 _HEADER_BYTES = 1 << 16
-_LINE = re.compile(rb"[ \t]*([A-Za-z_]\w*)[ \t]*=[ \t]*([^\r\n]*?)[ \t]*(?:\r?\n|\Z)")
+_FIELD = re.compile(rb"[ \t]*([A-Za-z_]\w*)[ \t]*=[ \t]*(.*?)[ \t]*\r?\n?\Z")
+_AXES = re.compile(rb"^[ \t]*NDims[ \t]*=", re.MULTILINE)
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
     "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4",
@@ -34,7 +35,8 @@ def open_metaimage(path: Path) -> Source:
     """Open a `.mhd` or `.mha`."""
     with path.open("rb") as stream:
         head = stream.read(_HEADER_BYTES)
-    if not _LINE.match(head) or b"NDims" not in head[:2048]:
+    found = _AXES.search(head[:2048])
+    if found is None or b"\0" in head[: found.end()]:
         raise DeclinedError("not a MetaImage file")
     try:
         return Volume(path, _stored(path, head))
@@ -82,12 +84,17 @@ def _fields(head: bytes) -> tuple[dict[str, str], int]:
     """The header's fields, and where it ends: `ElementDataFile` is the last of them by definition."""
     fields: dict[str, str] = {}
     at = 0
-    while (line := _LINE.match(head, at)) and line.end() > at:
-        name = line[1].decode("ascii", "replace")
+    while end := head.find(b"\n", at) + 1 or (len(head) if at < len(head) else 0):
+        line, at = head[at:end], end
+        if b"=" not in line or line.lstrip().startswith(b"#"):
+            continue  # empty lines and remarks, which some writers leave
+        field = _FIELD.match(line)
+        if field is None:
+            raise UnreadableSourceError(f"a MetaImage header with a damaged line: {line[:60]!r}")
+        name = field[1].decode("ascii", "replace")
         if name in fields:
             raise UnreadableSourceError(f"a MetaImage header that states {name} twice")
-        fields[name] = line[2].decode("utf-8", "surrogateescape")
-        at = line.end()
+        fields[name] = field[2].decode("utf-8", "surrogateescape")
         if name == "ElementDataFile":
             return fields, at
     raise UnreadableSourceError("a MetaImage header that does not say where its voxels are (ElementDataFile)")

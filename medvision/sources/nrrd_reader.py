@@ -33,7 +33,7 @@ def open_nrrd(path: Path) -> Source:
     """Open a `.nrrd` or `.nhdr`."""
     with path.open("rb") as stream:
         head = stream.read(_HEADER_BYTES)
-    if head[:7] != b"NRRD000":
+    if head[:4] != b"NRRD":
         raise DeclinedError("not a NRRD file")
     try:
         with quiet():

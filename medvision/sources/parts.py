@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def one_of_each_slide(paths: Iterable[Path]) -> list[Path]:
     seen: set[tuple[Path, str]] = set()
     for path in paths:
         uid = None
-        if path.suffix.lower() in (".dcm", ".dicom"):
+        if _is_dicom(path):
             with contextlib.suppress(OSError):
                 uid = _series_uid(path)
         if uid is not None:
@@ -70,3 +71,17 @@ def one_of_each_slide(paths: Iterable[Path]) -> list[Path]:
             seen.add((path.parent, uid))
         kept.append(path)
     return kept
+
+
+def one_of_each_scan(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """`paths` below `folder`, with one for each DICOM series: its folder where it lies there alone, else a file."""
+    kept = one_of_each_slide(paths)
+    series = Counter(path.parent for path in kept if _is_dicom(path))
+    return [
+        path.parent if _is_dicom(path) and series[path.parent] == 1 and path.parent != folder else path
+        for path in kept
+    ]
+
+
+def _is_dicom(path: Path) -> bool:
+    return path.suffix.lower() in (".dcm", ".dicom")

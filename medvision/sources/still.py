@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medvision.core.errors import MedvisionError, SourceTooLargeError, UnreadableSourceError, UsageError
 from medvision.sources.faults import LIBRARY_ERRORS, reason_of
 from medvision.sources.opening import check_file
-from medvision.sources.still_dicom import read_dicom
+from medvision.sources.still_dicom import look_at_dicom, read_dicom
 from medvision.sources.still_image import StillImage, Window, check_window
-from medvision.sources.still_picture import read_picture
-from medvision.sources.still_tiff import read_tiff
+from medvision.sources.still_picture import look_at_picture, read_picture
+from medvision.sources.still_tiff import look_at_tiff, read_tiff
 
-__all__ = ["STILL_SUFFIXES", "StillImage", "Window", "read_still"]
+__all__ = ["STILL_SUFFIXES", "StillImage", "Window", "look_at_still", "read_still"]
 
 STILL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".dcm", ".dicom")
 """Endings by which a folder's images are told from its other files. Each file's kind is then told by its content."""
@@ -21,6 +23,7 @@ STILL_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".d
 MAX_FILE_BYTES = 2**30
 """Largest file that is read: it is held in memory whole."""
 
+_NO_FRAMES = "frame {} of a file that is not DICOM; only DICOM frames can be named"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -42,12 +45,39 @@ def read_still(path: str | Path, window: Window = None, frame: int | None = None
     """
     path = Path(path)
     check_window(window)
+    with _checked(path):
+        data = path.read_bytes()
+        return _read(data, hashlib.sha256(data).hexdigest(), window, frame)
+
+
+def look_at_still(path: str | Path, frame: int | None = None) -> None:
+    """Read as much of an image as tells whether `read_still` could begin: its kind and its size, no pixels.
+
+    Raises:
+        MedvisionError: as `read_still`, but for what only the pixels or a window can tell.
+    """
+    path = Path(path)
+    with _checked(path), path.open("rb") as stream:
+        head = stream.read(132)
+        stream.seek(0)
+        if head[128:] == b"DICM":
+            look_at_dicom(stream, frame)
+        elif frame not in (None, 0):
+            raise UsageError(_NO_FRAMES.format(frame))
+        elif head[:4] in _TIFF:
+            look_at_tiff(stream)
+        else:
+            look_at_picture(stream)
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """A file that is there and not too large; whatever goes wrong with it is one of our errors, with its name."""
     check_file(path)
     try:
         if (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise SourceTooLargeError(f"holds {size:,} bytes; the limit is {MAX_FILE_BYTES:,}")
-        data = path.read_bytes()
-        return _read(data, hashlib.sha256(data).hexdigest(), window, frame)
+        yield
     except MedvisionError as error:
         raise type(error)(f"{path}: {error}") from error
     except LIBRARY_ERRORS as error:
@@ -58,7 +88,7 @@ def _read(data: bytes, digest: str, window: Window, frame: int | None) -> StillI
     if data[128:132] == b"DICM":
         return read_dicom(data, digest, window, frame)
     if frame not in (None, 0):
-        raise UsageError(f"frame {frame} of a file that is not DICOM; only DICOM frames can be named")
+        raise UsageError(_NO_FRAMES.format(frame))
     if data[:4] in _TIFF:
         return read_tiff(data, digest, window)
     return read_picture(data, digest, window)

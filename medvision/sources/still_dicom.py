@@ -12,6 +12,7 @@ import numpy.typing as npt
 from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.ops.window import between
 from medvision.sources.base import Pixels
+from medvision.sources.facts import facts as allowed_facts
 from medvision.sources.faults import (
     LIBRARY_ERRORS,
     MAX_FLAT_PIXELS,
@@ -30,7 +31,7 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
     """The image, or the named frame, in a file's bytes. See `medvision.sources.still.read_still`."""
     # All of it without warnings: values are converted, and found to be odd, when they are first looked at.
     with quiet():
-        dataset = dataset_of(data)
+        dataset = dataset_of(BytesIO(data))
         at = _frame(dataset, frame)
         stored = stored_pixels(dataset, at)
         bits = int(dataset.get("BitsStored", stored.dtype.itemsize * 8))
@@ -38,7 +39,20 @@ def read_dicom(data: bytes, digest: str, window: Window, frame: int | None) -> S
             pixels, windowing = _colour(stored, bits)
         else:
             pixels, windowing = _grey(dataset, stored, bits, window, at)
-    return StillImage(np.ascontiguousarray(pixels), windowing, bits, "DICOM", digest)
+        known = allowed_facts(
+            {
+                "scanner_manufacturer": dataset.get("Manufacturer"),
+                "scanner_model": dataset.get("ManufacturerModelName"),
+                "compression": getattr(dataset.file_meta.get("TransferSyntaxUID"), "name", None),
+            }
+        )
+    return StillImage(np.ascontiguousarray(pixels), windowing, bits, "DICOM", digest, known)
+
+
+def look_at_dicom(stream: BinaryIO, frame: int | None) -> None:
+    """Read the header of a file that is open. See `medvision.sources.still.look_at_still`."""
+    with quiet():
+        _frame(dataset_of(stream, pixels=False), frame)
 
 
 def refuse_deflated(stream: BinaryIO) -> None:
@@ -55,12 +69,13 @@ def refuse_deflated(stream: BinaryIO) -> None:
             raise UnreadableSourceError("a deflated DICOM file, which is not read; save it uncompressed")
 
 
-def dataset_of(data: bytes) -> Any:
-    """The data set in a file's bytes, which holds an image. Raises `UnreadableSourceError` where it holds none."""
+def dataset_of(stream: BinaryIO, *, pixels: bool = True) -> Any:
+    """The data set of an open file, which holds an image. Raises `UnreadableSourceError` where it holds none."""
     import pydicom
 
-    refuse_deflated(BytesIO(data))
-    dataset = pydicom.dcmread(BytesIO(data))
+    refuse_deflated(stream)
+    stream.seek(0)
+    dataset = pydicom.dcmread(stream, stop_before_pixels=not pixels)
     for name in ("Rows", "Columns", "PhotometricInterpretation", "SamplesPerPixel"):
         if dataset.get(name) is None:
             raise UnreadableSourceError(f"a DICOM file without an image: it has no {name}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -53,7 +54,8 @@ AS_STORED = Windowing("as stored")
 class StillImage:
     """One image, upright: `pixels` uint8 grey `(rows, columns)` or RGB `(rows, columns, 3)`.
 
-    `bits` are those stored per sample, `kind` names the format, `digest` is the SHA-256 of the file.
+    `bits` are those stored per sample, `kind` names the format, `digest` is the SHA-256 of the file. `metadata` holds
+    allow-listed facts of the acquisition (`medvision.sources.facts`), never what could identify a patient.
     """
 
     pixels: Pixels
@@ -61,6 +63,7 @@ class StillImage:
     bits: int
     kind: str
     digest: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 def check_window(window: Window) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -25,18 +25,7 @@ _TOP = 65535.0
 
 def read_picture(data: bytes, digest: str, window: Window) -> StillImage:
     """The image in a file's bytes. See `medvision.sources.still.read_still`."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with quiet():  # decoding itself goes on in several threads
-            picture = Image.open(BytesIO(data), formats=[name for name in _KINDS if name != "MPO"])
-            orientation = _check(picture)
-    except UnidentifiedImageError as error:
-        raise UnreadableSourceError(
-            "not an image of a known kind, or its header is damaged; readable are PNG, JPEG, BMP, WebP, TIFF and DICOM"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise SourceTooLargeError(str(error)) from error
+    picture, orientation = _opened(BytesIO(data))
     with picture:
         kind = _KINDS[str(picture.format)]
         if kind == "PNG" and data[24] == 16:
@@ -46,6 +35,27 @@ def read_picture(data: bytes, digest: str, window: Window) -> StillImage:
     if kind != "TIFF":  # Pillow turns those itself
         pixels = np.ascontiguousarray(turned(pixels, orientation))
     return StillImage(pixels, AS_STORED, bits, kind, digest)
+
+
+def look_at_picture(stream: BinaryIO) -> None:
+    """Read the header of a file that is open. See `medvision.sources.still.look_at_still`."""
+    _opened(stream)[0].close()
+
+
+def _opened(stream: BinaryIO) -> tuple[Picture, int]:
+    """A picture that may be decoded, and its orientation (EXIF)."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with quiet():  # decoding itself goes on in several threads
+            picture = Image.open(stream, formats=[name for name in _KINDS if name != "MPO"])
+            return picture, _check(picture)
+    except UnidentifiedImageError as error:
+        raise UnreadableSourceError(
+            "not an image of a known kind, or its header is damaged; readable are PNG, JPEG, BMP, WebP, TIFF and DICOM"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise SourceTooLargeError(str(error)) from error
 
 
 def grey_on_white(

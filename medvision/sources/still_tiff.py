@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from io import BytesIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.sources.base import Pixels
 from medvision.sources.faults import MAX_FLAT_PIXELS, DeclinedError, check_pixels, declining, quiet
 from medvision.sources.still_image import AS_STORED, StillImage, Window, Windowing
-from medvision.sources.still_picture import grey_on_white, read_picture
+from medvision.sources.still_picture import grey_on_white, look_at_picture, read_picture
 from medvision.sources.tiff_codec import (
     BLACK_IS_ZERO,
     WHITE_IS_ZERO,
@@ -21,29 +23,45 @@ from medvision.sources.tiff_codec import (
     to_rgb,
     turned,
 )
-from medvision.sources.tiff_tags import Page, parse
+from medvision.sources.tiff_tags import Layout, Page, parse
+
+T = TypeVar("T")
 
 
 def read_tiff(data: bytes, digest: str, window: Window) -> StillImage:
     """The image in a TIFF's bytes, the largest level of a pyramid. See `medvision.sources.still.read_still`."""
-    import tifffile
-
     try:
-        with quiet(), declining((tifffile.TiffFileError,)), tifffile.TiffFile(BytesIO(data)) as tiff:
-            layout = parse(tiff)
+        layout = _layout(BytesIO(data))
     except DeclinedError as error:
-        return _by_pillow(data, digest, window, error)
+        return _by_pillow(lambda: read_picture(data, digest, window), error)
     page = layout.pages[0]
-    check_pixels("the TIFF", page.shape, MAX_FLAT_PIXELS)
     stored = turned(_samples(data, page), layout.orientation)
     pixels, windowing = _shown(page.form, stored, window)
     return StillImage(np.ascontiguousarray(pixels), windowing, page.form.bits, "TIFF", digest)
 
 
-def _by_pillow(data: bytes, digest: str, window: Window, declined: DeclinedError) -> StillImage:
+def look_at_tiff(stream: BinaryIO) -> None:
+    """Read the header of a file that is open. See `medvision.sources.still.look_at_still`."""
+    try:
+        _layout(stream)
+    except DeclinedError as error:
+        _by_pillow(lambda: look_at_picture(stream), error)
+
+
+def _layout(stream: BinaryIO) -> Layout:
+    """Where the pixels of a TIFF lie. Raises `DeclinedError` if that is left to Pillow."""
+    import tifffile
+
+    with quiet(), declining((tifffile.TiffFileError,)), tifffile.TiffFile(stream) as tiff:
+        layout = parse(tiff)
+    check_pixels("the TIFF", layout.pages[0].shape, MAX_FLAT_PIXELS)
+    return layout
+
+
+def _by_pillow(read: Callable[[], T], declined: DeclinedError) -> T:
     """A TIFF in an old or rare encoding; what Pillow does not know either is told in the first reader's words."""
     try:
-        return read_picture(data, digest, window)
+        return read()
     except UsageError:
         raise
     except UnreadableSourceError as error:

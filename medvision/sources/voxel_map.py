@@ -31,6 +31,7 @@ def read_voxel_map(path: Path) -> npt.NDArray[np.float64]:
     from nibabel import Nifti1Image
     from nibabel.filebasedimages import ImageFileError
 
+    damaged: tuple[type[Exception], ...] = (*LIBRARY_ERRORS, ImageFileError)
     try:
         if path.name.endswith(".npy"):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -41,7 +42,7 @@ def read_voxel_map(path: Path) -> npt.NDArray[np.float64]:
         return np.asarray(image.get_fdata(dtype=np.float64)).T
     except MedvisionError:
         raise
-    except (*LIBRARY_ERRORS, ImageFileError) as error:
+    except damaged as error:
         raise UnreadableSourceError(
             f"{path}: cannot be read as a map of voxels: {reason_of(error)}"
         ) from error

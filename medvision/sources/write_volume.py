@@ -178,13 +178,14 @@ def _shared_attributes(voxels: Voxels, frame: WorldFrame, series_uid: str) -> di
 
 def _write_dicom(path: Path, attributes: dict[str, Any]) -> None:
     from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import UID
 
     meta = FileMetaDataset()
     meta.FileMetaInformationVersion = b"\x00\x01"
-    meta.MediaStorageSOPClassUID = _CT_STORAGE
-    meta.MediaStorageSOPInstanceUID = attributes["SOPInstanceUID"]
-    meta.TransferSyntaxUID = _EXPLICIT_LITTLE
-    meta.ImplementationClassUID = _WRITER
+    meta.MediaStorageSOPClassUID = UID(_CT_STORAGE)
+    meta.MediaStorageSOPInstanceUID = UID(attributes["SOPInstanceUID"])
+    meta.TransferSyntaxUID = UID(_EXPLICIT_LITTLE)
+    meta.ImplementationClassUID = UID(_WRITER)
     meta.ImplementationVersionName = "medvision"
     dataset = Dataset()
     for name, value in attributes.items():

@@ -1,7 +1,8 @@
 """A cohort: which slides there are, whose they are, what is known of them, and on which side of a split they lie.
 
 It is a CSV file of the columns `slide_id,path,label,patient,split,annotation,spacing`, in any order, of which only the
-first two are required. Paths start from the file's folder.
+first two are required. Paths start from the file's folder. A manifest of images may call the first one `image_id` or
+`image`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from pathlib import Path
 
 from medvision.core.errors import UsageError
 from medvision.store.files import atomic_write
+from medvision.store.records import ItemKind
 
 COLUMNS = ("slide_id", "path", "label", "patient", "split", "annotation", "spacing")
 _REQUIRED = ("slide_id", "path")
+_OTHERS = ("image_id", "image", "scan_id", "scan")
+"""What the table of some images' labels calls their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,10 @@ class Cohort:
         return "patients in more than one split: 0"
 
 
-def read_cohort(path: Path, *, all_there: bool = True) -> Cohort:
+def read_cohort(path: Path, *, all_there: bool = True, item: ItemKind = "slide") -> Cohort:
     """Read a manifest. Unless `all_there`, a slide whose file is absent is listed like the others.
+
+    `item` is what is listed, in words; the column of ids may be called after images whatever it is.
 
     Raises:
         UsageError: if it cannot be read, lacks a column, has an unknown one, no slide, a slide twice, an empty
@@ -89,18 +95,20 @@ def read_cohort(path: Path, *, all_there: bool = True) -> Cohort:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream, strict=True)
-            header = [name.strip() for name in reader.fieldnames or ()]
-            _check_header(path, header)
+            header = [
+                "slide_id" if name.strip() in _OTHERS else name.strip() for name in reader.fieldnames or ()
+            ]
+            _check_header(path, header, item)
             reader.fieldnames = header
             rows = [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not a CSV table ({error})") from error
-    slides = [_slide(path, number, row, all_there) for number, row in rows if any(_filled(row))]
+    slides = [_slide(path, number, row, all_there, item) for number, row in rows if any(_filled(row))]
     if not slides:
-        raise UsageError(f"{path}: the manifest lists no slide")
-    _check_twins(path, slides)
+        raise UsageError(f"{path}: the manifest lists no {item}")
+    _check_twins(path, slides, item)
     return Cohort(path, tuple(slides))
 
 
@@ -132,20 +140,22 @@ def _file(slide: CohortSlide) -> str:
     return str(slide.path.resolve())
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(path: Path, header: list[str], item: ItemKind) -> None:
     missing = [name for name in _REQUIRED if name not in header]
     unknown = [name for name in header if name not in COLUMNS]
     twice = sorted({name for name in header if header.count(name) > 1})
     for what, names in (("no column", missing), ("unknown column", unknown), ("twice the column", twice)):
         if names:
-            raise UsageError(f"{path}: {what} {', '.join(map(repr, names))}; columns: {', '.join(COLUMNS)}")
+            columns = ", ".join(COLUMNS).replace("slide_id", f"{item}_id")
+            named = ", ".join(map(repr, names)).replace("slide_id", f"{item}_id")
+            raise UsageError(f"{path}: {what} {named}; columns: {columns}")
 
 
 def _filled(row: dict[str, str]) -> list[str]:
     return [value for value in row.values() if isinstance(value, str) and value.strip()]
 
 
-def _slide(path: Path, number: int, row: dict[str, str], all_there: bool) -> CohortSlide:
+def _slide(path: Path, number: int, row: dict[str, str], all_there: bool, item: ItemKind) -> CohortSlide:
     where = f"{path}, line {number}"
     if None in row or None in row.values():
         raise UsageError(f"{where}: has more or fewer cells than the {len(row)} columns of the header")
@@ -155,8 +165,8 @@ def _slide(path: Path, number: int, row: dict[str, str], all_there: bool) -> Coh
             raise UsageError(f"{where}: {name} {value!r} has a NUL in it")
     for name in _REQUIRED:
         if not cells[name]:
-            raise UsageError(f"{where}: {name} is empty")
-    where += f", slide {cells['slide_id']!r}"
+            raise UsageError(f"{where}: {name.replace('slide', item)} is empty")
+    where += f", {item} {cells['slide_id']!r}"
     annotation = cells.get("annotation")
     return CohortSlide(
         cells["slide_id"],
@@ -188,13 +198,13 @@ def _spacing(value: str | None, where: str) -> float | None:
     return spacing
 
 
-def _check_twins(path: Path, slides: list[CohortSlide]) -> None:
+def _check_twins(path: Path, slides: list[CohortSlide], item: ItemKind) -> None:
     """Names are compared without regard to case: results lie in folders of these names."""
     seen: dict[str, str] = {}
     for slide in slides:
         key = slide.slide_id.casefold()
         if key in seen:
-            raise UsageError(f"{path}: slide {slide.slide_id!r} for the second time (as {seen[key]!r})")
+            raise UsageError(f"{path}: {item} {slide.slide_id!r} for the second time (as {seen[key]!r})")
         seen[key] = slide.slide_id
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from medvision.store.records import Label, QcMeasure, Record, SlideOutcome, Status
+from medvision.store.records import QcMeasure, Record, SlideOutcome, Status
 
 AttemptVerdict = Status | Literal["interrupted"]
 """How an attempt ended: as its outcome says, or with its worker lost or stopped."""
@@ -147,7 +147,7 @@ class PastResult(Record):
     """As the outcome says; None without one."""
     reason: str = ""
     probability: float | None = None
-    label: Label | None = None
+    label: str | None = None
     digests: dict[str, str] = Field(default_factory=dict)
     quality: tuple[QcMeasure, ...] = ()
     """Quality measures, where the run's end recorded them."""

@@ -28,7 +28,7 @@ _COORDINATES = ("coordx", "coordy", "coordz")
 _SPREADSHEET = re.compile(r"\d+([.,]\d+)?[eE]\+?\d+")
 SCAN_SUFFIXES = (".nii.gz", ".mhd", ".mha", ".nii", ".nrrd", ".nhdr")
 """Of the files that a scan is opened by."""
-_SUFFIXES = (*SCAN_SUFFIXES, ".raw", ".zraw", ".dcm")
+_SUFFIXES = (*SCAN_SUFFIXES, ".raw", ".zraw", ".dcm", ".dicom")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,12 @@ class ScanTable:
             if found is None
             else Findings(found.centres, found.values)
         )
+
+
+def series_name(name: str) -> str:
+    """What a scan of this file name is called in LUNA16's tables: the name without the ending of its format."""
+    ending = next((one for one in _SUFFIXES if name.lower().endswith(one) and len(name) > len(one)), "")
+    return name[: len(name) - len(ending)]
 
 
 def read_series(path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:

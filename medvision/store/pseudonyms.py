@@ -1,7 +1,8 @@
 """Names for slides that say nothing about a patient, and the same each time for those who hold the key.
 
 A file name can hold a patient's name, a date of birth or an accession number. A keyed hash (HMAC-SHA256, RFC 2104) of a
-slide's id replaces it: without the key, nobody can try likely names until one fits, as they could with a plain hash.
+slide's or image's id replaces it: without the key, nobody can try likely names until one fits, as they could with a
+plain hash.
 """
 
 from __future__ import annotations
@@ -15,22 +16,26 @@ import stat
 from pathlib import Path
 
 from medvision.core.errors import UsageError
+from medvision.store.records import ItemKind
 
 LEAST_BYTES = 16
+_LEAST_NAME = 4
+"""Characters of a file's name below which it is no name, and would eat parts of a sentence."""
+_QUOTED_FILE = re.compile(r"'[^'\n]*\.\w{1,6}'")
 _DIGITS = 16
 
 
 class Pseudonyms:
-    """Pseudonyms by one key: `slide-` and 16 hexadecimal digits, of which two coincide once in 10^19 pairs."""
+    """Pseudonyms by one key: `slide-`, `image-` or `scan-`, and 16 hexadecimal digits: two meet once in 10^19 pairs."""
 
     def __init__(self, key: bytes) -> None:
         if len(key) < LEAST_BYTES:
             raise UsageError(f"a key of {len(key)} bytes can be guessed; it needs {LEAST_BYTES} or more")
         self._key = key
 
-    def of(self, slide_id: str) -> str:
-        """The pseudonym of a slide."""
-        return f"slide-{self._digest('slide', slide_id)}"
+    def of(self, item_id: str, item: ItemKind = "slide") -> str:
+        """The pseudonym of a slide, an image or a scan."""
+        return f"{item}-{self._digest(item, item_id)}"
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +89,11 @@ def write_key(path: Path) -> Path:
 
 
 def without_name(text: str, path: Path, alias: str) -> str:
-    """`text` with the slide's path, its folder and every form of its name replaced: `alias` stands for the slide."""
+    """`text` with the slide's path, its folder and every form of its name replaced: `alias` stands for the slide.
+
+    Names of the files beside it, or in it where it is the folder of a series, and names of files in quotes become `…`:
+    a scan may be spread over several files, and the one that is damaged is named.
+    """
     whole = {str(path), str(path.absolute()), str(path.resolve())}
     folders = {str(Path(one).parent) for one in whole} - {"/", "."}
     for found in sorted(whole, key=len, reverse=True):
@@ -95,4 +104,17 @@ def without_name(text: str, path: Path, alias: str) -> str:
         if found.isdecimal() and len(found) < 4:
             continue  # no name, and it would eat the figures of a sentence
         text = re.sub(rf"(?<!\w){re.escape(found)}(?!\w)", lambda _: alias, text)
-    return text
+    for found in _beside(path):
+        if found in text:
+            text = re.sub(rf"(?<!\w){re.escape(found)}(?!\w)", "…", text)
+    return _QUOTED_FILE.sub("'…'", text)
+
+
+def _beside(path: Path) -> list[str]:
+    """Names of the files in a folder, or in that of a file, the longest first."""
+    try:
+        with os.scandir(path if path.is_dir() else path.parent) as entries:
+            names = [entry.name for entry in entries if len(entry.name) >= _LEAST_NAME]
+    except (OSError, ValueError):
+        return []
+    return sorted(names, key=len, reverse=True)

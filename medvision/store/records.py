@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Verdict = Literal["done", "no tissue", "QC rejected", "failed"]
 Label = Literal["positive", "negative"]
+ItemKind = Literal["slide", "image", "scan"]
 
 
 def as_text(name: str) -> str:
@@ -173,7 +174,10 @@ class SlideOutcome(Record):
     transient: bool = False
     """Whether a failure may pass by itself, such as a file server that did not answer: worth another try."""
     probability: float | None = None
-    label: Label | None = None
+    probability_of: str = ""
+    """The class that `probability` is of, where that is not the one of slides."""
+    label: str | None = None
+    """positive or negative; of an image, the predicted class."""
     regions: int = 0
     windows: int = 0
     unread: int = 0
@@ -219,3 +223,5 @@ class RunIndex(Record):
     evaluation: EvaluationRecord | None = None
     run_id: str = ""
     """The run of the folder's ledger whose end the page shows; empty where no ledger was kept."""
+    item: ItemKind = "slide"
+    """What the outcomes are of."""

@@ -6,7 +6,6 @@ learns first while the trunk stays as it is, then more of the network at a lower
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional
@@ -25,16 +23,20 @@ from medvision.core.digest import digest_json
 from medvision.core.errors import UsageError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.metrics.calibration import fit_softmax_temperature
+from medvision.models.class_tree import ClassTree
 from medvision.models.classifiers.start import LIBRARY, Start, begin
 from medvision.models.image_contract import ImageContract, Scope
-from medvision.models.image_model import Floats, ImageModel, logits_of
+from medvision.models.image_model import ImageModel, logits_of
 from medvision.models.weights import digest_state, write_weights
+from medvision.ops.appearance import appearance_of
 from medvision.store.files import atomic_write, make_output
 from medvision.training.accelerator import Device
 from medvision.training.classify_card import render_card
 from medvision.training.classify_config import Stage, TrainClassifyConfig
 from medvision.training.classify_data import ResizedImages, batches
-from medvision.training.classify_score import figures_of
+from medvision.training.classify_predictions import write_predictions
+from medvision.training.classify_score import figures_of, figures_of_levels
+from medvision.training.classify_taxonomy import load_parted
 from medvision.training.images import LabelledImages
 from medvision.training.images_load import load_images
 from medvision.training.images_proof import SplitProof, write_proof
@@ -114,11 +116,14 @@ def train_classify(
     *,
     download: bool = False,
     device: Device = "auto",
+    loaded: tuple[LabelledImages, SplitProof] | None = None,
+    draws: int = 1000,
 ) -> ClassifyReport:
     """Train, calibrate and measure a classifier of images; writes weights, card, proof and predictions below `out`.
 
     A training that was interrupted continues in the same `out`. With `download` a library may fetch its own weights,
-    into `out/pretrained`.
+    into `out/pretrained`. `loaded` are the configuration's images where they have been read already; `draws` are
+    of the bootstrap for the figures' intervals.
 
     Raises:
         UnreadableSourceError: if an image is damaged.
@@ -127,7 +132,12 @@ def train_classify(
     """
     began = time.perf_counter()
     make_output(out)
-    images, proof = load_images(config.images)
+    parted = None
+    if config.taxonomy is None:
+        images, proof = loaded or load_images(config.images)
+    else:
+        parted, proof = load_parted(config.images, config.taxonomy)
+        images = parted.images
     if on_proof is not None:
         on_proof(proof)
     write_proof(proof, out)
@@ -138,7 +148,7 @@ def train_classify(
         torch.manual_seed(config.seed)
         start = begin(
             config.trunk,
-            len(images.classes),
+            images.classes,
             LIBRARY if str(config.weights) == LIBRARY else config.weights,
             out / "pretrained" if download else None,
         )
@@ -146,41 +156,27 @@ def train_classify(
     if side is None:
         raise UsageError(f"{config.trunk} has no input size of its own; say `input_px`")
     net, fits = _learn(config, start, train, validation, side, proof.digest, out, on_check, device)
-    model = ImageModel(config.name, net, _contract(config, start, images, side))
+    tree = None if parted is None else parted.tree
+    model = ImageModel(config.name, net, _contract(config, start, images, side, tree))
     engine = PatchEngine(EngineSettings(device="auto" if device == "auto" else device, precision="float32"))
     model = _calibrated(model, validation, train, engine)
     measured = test if len(test) else validation
     if len(measured):
         logits = logits_of(model, (measured.read(i) for i in range(len(measured))), engine)
         probabilities = model.probabilities(logits)
-        write_predictions(measured, probabilities, out)
+        write_predictions(measured, probabilities, out, () if tree is None else tree.levels)
         where = "test" if len(test) else "validation images, on which it was also stopped and calibrated"
-        figures = figures_of(measured, probabilities, model.contract.positive, where)
+        figures = figures_of(measured, probabilities, model.contract.positive, where, draws)
+        if tree is not None:
+            figures |= figures_of_levels(measured, probabilities, tree, where)
         model = replace(model, contract=model.contract.model_copy(update={"figures": figures}))
     weights, card = out / "model.safetensors", out / "model-card.md"
     write_weights(weights, model.net.state_dict(), model.contract.model_dump(mode="json"))
     steps = sum(one.checks[-1].step for one in fits)
-    atomic_write(card, render_card(config, model, start, proof, fits, weights).encode())
+    atomic_write(card, render_card(config, model, start, proof, fits, weights, parted).encode())
     report = ClassifyReport(weights, card, proof, model, steps, time.perf_counter() - began)
-    _write_report(report, config, fits, out / "report.json")
+    _write_report(report, config, start, fits, out / "report.json")
     return report
-
-
-def write_predictions(images: LabelledImages, probabilities: Floats, out: Path) -> None:
-    """`predictions.csv` (image and a probability of each class) and `truth.csv`, as `medvision evaluate` takes them."""
-    with (out / "predictions.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["image", *images.classes])
-        for name, row in zip(images.names, probabilities, strict=True):
-            writer.writerow([name, *(f"{value:.6f}" for value in row)])
-    with (out / "truth.csv").open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
-        # Images that are each a group of their own would make every interval one over groups, to no end.
-        grouped = images.groups is not None and len(set(images.groups)) < len(images)
-        writer.writerow(["image", "label", *(["group"] if grouped else [])])
-        for index, name in enumerate(images.names):
-            own = [images.groups[index]] if grouped and images.groups is not None else []
-            writer.writerow([name, images.classes[images.labels[index]], *own])
 
 
 def _side(images: LabelledImages, split: str) -> LabelledImages:
@@ -225,7 +221,7 @@ def _learn(
     for number, stage in enumerate(config.stages, start=1):
         name = f"stage {number}"
         identity = {
-            "config": _identity(config),
+            "config": identity_of(config),
             "data": data,
             "stage": number,
             "start": digest_state(net.state_dict()),
@@ -292,7 +288,9 @@ def _validation(
     return score
 
 
-def _contract(config: TrainClassifyConfig, start: Start, images: LabelledImages, side: int) -> ImageContract:
+def _contract(
+    config: TrainClassifyConfig, start: Start, images: LabelledImages, side: int, tree: ClassTree | None
+) -> ImageContract:
     positive = config.positive
     if positive is None and len(images.classes) == 2:
         positive = images.classes[1]
@@ -313,6 +311,7 @@ def _contract(config: TrainClassifyConfig, start: Start, images: LabelledImages,
         else str(window)
         if isinstance(window, str)
         else "{:g},{:g}".format(*window),
+        tree=tree,
     )
 
 
@@ -332,36 +331,20 @@ def _calibrated(
 
 def scope_of(images: LabelledImages, energy: float) -> Scope:
     """The bounds of size, sides, brightness and colour of images, with some margin, and the limit of the energy."""
-    brightness: list[float] = []
-    aspects: list[float] = []
-    sides: list[int] = []
-    coloured = 0
-    for index in range(len(images)):
-        pixels = images.read(index)
-        rows, columns = pixels.shape[:2]
-        brightness.append(float(pixels.mean()) / 255)
-        aspects.append(columns / rows)
-        sides.append(min(rows, columns))
-        coloured += not is_grey(pixels)
+    seen = [appearance_of(images.read(index)) for index in range(len(images))]
+    brightness = [one.brightness for one in seen]
+    aspects = [one.aspect for one in seen]
     low, high = min(brightness), max(brightness)
     return Scope(
         energy=round(energy, 4),
         brightness=(round(max(0.0, low - 0.02), 4), round(min(1.0, high + 0.02), 4)),
         aspect=(round(min(aspects) * 0.95, 4), round(max(aspects) * 1.05, 4)),
-        smallest_px=min(sides),
-        grey=coloured == 0,
+        smallest_px=min(min(one.shape) for one in seen),
+        grey=all(one.grey for one in seen),
     )
 
 
-def is_grey(pixels: npt.NDArray[np.uint8]) -> bool:
-    """Whether an image has no colour: one channel, or three that are the same but for compression."""
-    if pixels.ndim == 2:
-        return True
-    values = pixels.astype(np.int16)
-    return bool(np.mean(values.max(axis=-1) - values.min(axis=-1)) < 3.0)
-
-
-def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
+def identity_of(config: TrainClassifyConfig) -> dict[str, Any]:
     """What of the configuration changes a network; the images are digested apart, and words change nothing."""
     words = {
         "data",
@@ -374,6 +357,7 @@ def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
         "stages",
         "weights",
         "positive",
+        "taxonomy",  # its classes are among what is digested of the images
     }
     return {
         **config.model_dump(mode="json", exclude=words),
@@ -381,14 +365,17 @@ def _identity(config: TrainClassifyConfig) -> dict[str, Any]:
     }
 
 
-def _write_report(report: ClassifyReport, config: TrainClassifyConfig, fits: list[Fit], path: Path) -> None:
+def _write_report(
+    report: ClassifyReport, config: TrainClassifyConfig, start: Start, fits: list[Fit], path: Path
+) -> None:
     contract = report.model.contract
     said = {
         "weights": report.weights.name,
         "card": report.card.name,
         "model_digest": report.model.digest,
         "weights_digest": digest_state(report.model.net.state_dict()),
-        "config_digest": digest_json(_identity(config)),
+        "config_digest": digest_json(identity_of(config)),
+        "start": {"from": start.said, "tensors": start.loaded, "digest": start.digest},
         "steps": report.steps,
         "best_steps": [one.best_step for one in fits],
         "temperature": contract.temperature,

@@ -9,6 +9,7 @@ from medvision.models.classifiers.start import Start
 from medvision.models.image_model import ImageModel
 from medvision.training.card_layout import calibration, figure_table, lay_out
 from medvision.training.classify_config import TrainClassifyConfig
+from medvision.training.classify_taxonomy import Parted
 from medvision.training.images_proof import SplitProof
 from medvision.training.loop import Fit
 
@@ -20,6 +21,7 @@ def render_card(
     proof: SplitProof,
     fits: Sequence[Fit],
     weights: Path,
+    parted: Parted | None = None,
 ) -> str:
     """The card as Markdown. It names no path."""
     contract = model.contract
@@ -49,6 +51,7 @@ def render_card(
             + ("" if proof.groups_known else " Images of one patient may lie in two splits."),
             *_limited(config),
         ],
+        "Classes": [] if parted is None else _partition(parted),
         "Measured": figure_table(contract.figures),
         "Calibration": calibration(contract.calibration, f"; temperature {contract.temperature:g}."),
         "Training": [
@@ -66,6 +69,28 @@ def _stage(config: TrainClassifyConfig, number: int, fits: Sequence[Fit]) -> str
         str(stage.train)
     ) or f"{', '.join(stage.train)}"
     return f"{fits[number].best_step} steps of {what} at {stage.learning_rate:g}"
+
+
+def _partition(parted: Parted) -> list[str]:
+    """The training classes, what they hold, and what the levels above them are."""
+    tree = parted.tree
+    rows = []
+    for one in tree.partition.classes:
+        held = [f"{name} {tree.images[name]:,}" for name in one.members if tree.images.get(name)]
+        rows.append(f"| {one.name} | {one.images:,} | {', '.join(held)} |")
+    left_out = ", ".join(f"{name} ({count})" for name, count in sorted(parted.left_out.items()))
+    levels = [f"{level.title} (level {level.depth}): {', '.join(level.classes)}" for level in tree.levels]
+    summed = f"Probabilities of coarser classes are sums over them; {'; '.join(levels)}." if levels else ""
+    return [
+        f"By recursive partition of the taxonomy {tree.taxonomy.root!r} (Esteva et al., Nature 2017): a node with "
+        f"fewer than {tree.max_class_size:,} training images is one class, any other is split.",
+        "",
+        "| class | training images | of them labelled |",
+        "|---|---:|---|",
+        *rows,
+        *(["", summed] if summed else []),
+        *(["", f"In no class, and left out: {left_out}."] if left_out else []),
+    ]
 
 
 def _limited(config: TrainClassifyConfig) -> list[str]:

@@ -44,6 +44,15 @@ class Stage(Strict):
     )
 
 
+class TaxonomyConfig(Strict):
+    """Training classes by recursive partition of a tree whose nodes the labels name (Esteva et al., Nature 2017)."""
+
+    file: Path = Field(description="As `medvision taxonomy` takes it; from the folder of the configuration.")
+    max_class_size: int = Field(
+        1000, ge=1, description="Training images that a class of several nodes stays below."
+    )
+
+
 class TrainClassifyConfig(Strict):
     """Everything that determines a trained classifier of images. Relative paths start from `data`."""
 
@@ -51,6 +60,9 @@ class TrainClassifyConfig(Strict):
     version: str = "1"
     data: Path = Field(Path(), description="Folder in which the paths below lie.")
     images: ImagesConfig
+    taxonomy: TaxonomyConfig | None = Field(
+        None, description="Makes training classes of the labels; by default these are learnt as they are."
+    )
     trunk: str = Field("inception_v3", description="A classifier of torchvision or timm, or slim-resnet.")
     weights: Path | None = Field(
         None, description="Local file to start from, or `library`; by default random weights."
@@ -88,27 +100,44 @@ class TrainClassifyConfig(Strict):
 
     @model_validator(mode="after")
     def _positive_is_a_class(self) -> TrainClassifyConfig:
-        named = self.images.classes
+        named = self.images.classes if self.taxonomy is None else None
         if self.positive is not None and named is not None and self.positive not in named:
             raise ValueError(f"positive {self.positive!r} is none of {list(named)}")
         return self
 
 
-def read_classify_config(path: Path, data: Path | None = None) -> TrainClassifyConfig:
+def read_classify_config(
+    path: Path, data: Path | None = None, weights: Path | None = None
+) -> TrainClassifyConfig:
     """The configuration in a YAML file, with its paths below its `data`, or the one that is given here.
+
+    `weights` to start from stand in place of the file's, and are where they are said to be. The taxonomy is no data:
+    its file is sought from the folder of the configuration.
 
     Raises:
         UsageError: if the file is absent, not YAML, or has a wrong or unknown field, which is named.
     """
-    config = read_yaml_config(path, TrainClassifyConfig, data=data)
-    base = config.data
+    config = placed_below(read_yaml_config(path, TrainClassifyConfig, data=data))
+    update: dict[str, object] = {} if weights is None else {"weights": weights}
+    if config.taxonomy is not None:
+        file = path.parent / config.taxonomy.file
+        update["taxonomy"] = config.taxonomy.model_copy(update={"file": file})
+    return config.model_copy(update=update)
+
+
+def placed_below(config: TrainClassifyConfig, folder: Path | None = None) -> TrainClassifyConfig:
+    """The configuration with its relative paths below its `data`, itself below `folder` where one is given."""
+    base = config.data if folder is None else folder / config.data
 
     def placed(value: Path | None) -> Path | None:
         return None if value is None else base / value
 
     images = config.images.model_copy(
         update={
-            **{name: placed(getattr(config.images, name)) for name in ("folder", "csv", "npz")},
+            **{
+                name: placed(getattr(config.images, name))
+                for name in ("folder", "csv", "npz", "voc", "group_csv")
+            },
             "image_folders": tuple(base / folder for folder in config.images.image_folders),
         }
     )

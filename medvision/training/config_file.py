@@ -34,7 +34,7 @@ def has_field(path: Path, name: str) -> bool:
     return isinstance(content, dict) and name in content
 
 
-def read_yaml_config(path: Path, model: type[Model], **given: object) -> Model:
+def read_yaml_config(path: Path, model: type[Model], /, **given: object) -> Model:
     """The parameters in a YAML file, as `model`; what is `given` and not None stands in place of the file's.
 
     Raises:

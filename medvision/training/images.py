@@ -126,7 +126,7 @@ class LabelledImages:
 
     `labels` int64 `(n,)` count in `classes`. `groups` name the patient (or lesion) of each image, None where nothing
     says; `grouped_by` says what a group is. `splits` are of `SPLITS`, None where the set is not split. `provenance`
-    says where all this came from.
+    says where all this came from. `finer` are the labels of the data where the classes were made of them (diseases).
     """
 
     store: ImageStore
@@ -137,6 +137,7 @@ class LabelledImages:
     grouped_by: str
     splits: tuple[str, ...] | None
     provenance: Mapping[str, str]
+    finer: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,6 +155,7 @@ class LabelledImages:
             labels=self.labels[np.asarray(indices, np.int64)],
             groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
             splits=None if self.splits is None else tuple(self.splits[i] for i in indices),
+            finer=None if self.finer is None else tuple(self.finer[i] for i in indices),
         )
 
     def of(self, split: str) -> LabelledImages:

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from medvision.core.errors import UsageError
 from medvision.training.images import LabelledImages
+from medvision.training.images_boxes import read_voc_boxes
 from medvision.training.images_config import ImagesConfig
-from medvision.training.images_duplicates import settle_duplicates
+from medvision.training.images_duplicates import DuplicateReport, settle_duplicates
 from medvision.training.images_groups import grouped
 from medvision.training.images_proof import SplitProof, check_groups, prove_split
 from medvision.training.images_read import read_class_folders, read_medmnist, read_table
@@ -24,9 +25,26 @@ def load_images(config: ImagesConfig) -> tuple[LabelledImages, SplitProof]:
         UsageError: if the set is not as the configuration says, nothing says whose an image is, the set is not split
             and no split is asked for, a group or (with `duplicates: refuse`) a copy lies on two sides.
     """
+    images, report = split_images(config)
+    return images, prove_split(images, report)
+
+
+def split_images(config: ImagesConfig, *, every_class: bool = True) -> tuple[LabelledImages, DuplicateReport]:
+    """The images of a configuration with their split, without copies across it, and not yet proven.
+
+    Args:
+        config: which images.
+        every_class: whether a new split must have images of each class on every side.
+
+    Raises:
+        UnreadableSourceError: as `load_images`.
+        UsageError: as `load_images`.
+    """
     images = grouped(read_images(config), config.group, config.group_pattern)
-    if config.split.fractions is not None:
-        images = new_split(images, {str(k): v for k, v in config.split.fractions.items()}, config.split.seed)
+    split = config.split
+    if split.fractions is not None:
+        shares = {str(side): share for side, share in split.fractions.items()}
+        images = new_split(images, shares, split.seed, every_class=every_class)
     elif images.splits is None:
         raise UsageError(
             f"the {len(images)} images are not split; say how by `split: {{fractions: {{train: 0.8, test: 0.2}}}}`, by "
@@ -35,11 +53,12 @@ def load_images(config: ImagesConfig) -> tuple[LabelledImages, SplitProof]:
     else:
         images = replace(images, provenance={**images.provenance, "split": "given with the data"})
         check_groups(images)
-        if config.split.validation_from_train is not None:
-            images = validation_from_train(images, config.split.validation_from_train, config.split.seed)
+        if split.validation_from_train is not None:
+            images = validation_from_train(
+                images, split.validation_from_train, split.seed, every_class=every_class
+            )
     check_groups(images)
-    images, report = settle_duplicates(images, config.near_bits, config.duplicates)
-    return images, prove_split(images, report)
+    return settle_duplicates(images, config.near_bits, config.duplicates)
 
 
 def read_images(config: ImagesConfig) -> LabelledImages:
@@ -50,7 +69,9 @@ def read_images(config: ImagesConfig) -> LabelledImages:
         UsageError: as the readers in `images_read`.
     """
     if config.folder is not None:
-        return read_class_folders(config.folder, config.classes, config.leave_out, config.window)
+        return read_class_folders(
+            config.folder, config.classes, config.leave_out, config.window, config.class_patterns
+        )
     if config.csv is not None:
         return read_table(
             config.csv,
@@ -60,7 +81,10 @@ def read_images(config: ImagesConfig) -> LabelledImages:
             config.classes,
             config.leave_out,
             config.window,
+            config.group_csv,
         )
+    if config.voc is not None:
+        return read_voc_boxes(config.voc, config.classes, config.leave_out, config.window, config.box_margin)
     if config.npz is None:
-        raise UsageError("name one of folder, csv and npz")
+        raise UsageError("name one of folder, csv, npz and voc")
     return read_medmnist(config.npz, config.classes, config.leave_out)

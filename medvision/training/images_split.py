@@ -12,27 +12,33 @@ from medvision.core.errors import UsageError
 from medvision.training.images import SPLITS, LabelledImages
 
 
-def new_split(images: LabelledImages, fractions: Mapping[str, float], seed: int) -> LabelledImages:
+def new_split(
+    images: LabelledImages, fractions: Mapping[str, float], seed: int, *, every_class: bool = True
+) -> LabelledImages:
     """The images with a new split by whole groups; `fractions` are shares of the images, of each class alike.
 
-    The outcome depends on the groups, their labels and the seed, not on the order of the images.
+    The outcome depends on the groups, their labels and the seed, not on the order of the images. Without `every_class`
+    a class of too few groups is on as many sides as it has groups, first of all on the largest.
 
     Raises:
-        UsageError: if the images have no groups, or a class is in too few groups to be on every side.
+        UsageError: if the images have no groups, or with `every_class` a class has too few to be on every side.
     """
     sides = [name for name in SPLITS if name in fractions]
     shares = np.array([fractions[name] for name in sides])
     names, counts = _group_counts(images)
     side_of = dict(zip(names, _assigned(counts, shares / shares.sum(), seed), strict=True))
     splits = tuple(sides[side_of[group]] for group in images.groups or ())
-    _check_classes(images, splits, sides)
+    if every_class:
+        _check_classes(images, splits, sides)
     said = ", ".join(f"{name} {fractions[name]:g}" for name in sides)
     given = "" if images.splits is None else "; the split of the data was set aside"
     made = f"made from groups, by class, seed {seed}: {said}{given}"
     return replace(images, splits=splits, provenance={**images.provenance, "split": made})
 
 
-def validation_from_train(images: LabelledImages, share: float, seed: int) -> LabelledImages:
+def validation_from_train(
+    images: LabelledImages, share: float, seed: int, *, every_class: bool = True
+) -> LabelledImages:
     """The images with `share` of those to train on, by whole groups, set apart to validate on.
 
     Raises:
@@ -43,7 +49,8 @@ def validation_from_train(images: LabelledImages, share: float, seed: int) -> La
     if "validation" in images.splits:
         raise UsageError("validation_from_train, but the data has validation images; leave it out")
     train = [i for i, name in enumerate(images.splits) if name == "train"]
-    parted = new_split(images.take(train), {"train": 1 - share, "validation": share}, seed).splits
+    shares = {"train": 1 - share, "validation": share}
+    parted = new_split(images.take(train), shares, seed, every_class=every_class).splits
     splits = list(images.splits)
     for index, name in zip(train, parted or (), strict=True):
         splits[index] = name

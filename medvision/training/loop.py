@@ -20,7 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast, broadcast_object_list, send_to_device
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import StoreError, UsageError
@@ -38,7 +38,8 @@ Optimiser = Literal["adamw", "sgd"]
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
-    """How long and how fast to learn. `average` is the decay per step of the averaged weights that are kept."""
+    """How long and how fast to learn. `average` is the decay per step of the averaged weights that are kept, in the end
+    (see `decay_at`)."""
 
     steps: int
     learning_rate: float = 2e-3
@@ -125,7 +126,7 @@ def fit(
     key = _key(identity, settings, precision)
     place = accelerate(precision, device)
     net = net.to(place.device)
-    average = _averaged(net, settings)
+    average = _Average(net, settings.average)
     optimiser = _optimiser(net, settings)
     state = _restore(checkpoint, key, net, average, optimiser, place)
     resumed_at = state.step
@@ -244,9 +245,41 @@ def _kept(net: nn.Module, state: _State, place: Accelerator) -> nn.Module:
     return net.cpu().eval()
 
 
-def _averaged(net: nn.Module, settings: LoopSettings) -> AveragedModel:
-    averaging = get_ema_multi_avg_fn(settings.average)  # type: ignore[no-untyped-call]
-    return AveragedModel(net, multi_avg_fn=averaging, use_buffers=True)
+class _Average(AveragedModel):
+    """The averaged weights, and running statistics of norms that are as far behind."""
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        super().__init__(net, use_buffers=True)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        decay = decay_at(int(self.n_averaged), self._decay)
+        for mean, now in zip(self.module.parameters(), model.parameters(), strict=True):
+            mean.lerp_(now, 1 - decay)
+        for kept, held in zip(self.module.buffers(), model.buffers(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(held, 1 - decay_of_statistics(decay))
+            else:  # a count of batches has no mean
+                kept.copy_(held)
+        self.n_averaged += 1
+
+
+def decay_at(updates: int, decay: float) -> float:
+    """Decay of the averaged weights after so many updates: the plain mean of all, until that reaches as far back.
+
+    At a constant 0.98 the weights of the start would still be a third of the mean after 60 steps.
+    """
+    return min(decay, updates / (updates + 1))
+
+
+def decay_of_statistics(decay: float) -> float:
+    """Decay of the averaged running statistics of norms, so that they are as far behind as the weights.
+
+    They are a mean already, 9 steps behind (PyTorch's momentum of 0.1); a mean with decay d is d / (1 - d) behind.
+    """
+    behind = max(0.0, decay / (1 - decay) - 9)
+    return behind / (1 + behind)
 
 
 def _groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -79,8 +79,8 @@ def judged(held: NoduleScans, points: dict[str, Points], part: Part) -> tuple[Po
     which, places, hits = [], [], []
     for number, scan in enumerate(scans):
         centres = points[scan.uid].centres
-        hit = np.asarray(inside(centres, scan.found).any(axis=1), np.bool_)
-        counts = np.asarray(hit | ~inside(centres, scan.ignored).any(axis=1), np.bool_)
+        hit = np.any(inside(centres, scan.found), axis=1)
+        counts = np.asarray(hit | ~np.any(inside(centres, scan.ignored), axis=1))
         which.append(np.full(int(counts.sum()), number, np.int64))
         places.append(candidates_mm(held, scan, points)[counts])
         hits.append(hit[counts])
@@ -145,8 +145,8 @@ class CubeBatches:
         """A crop from anywhere in the cube about a place, larger or smaller in the plane."""
         scale = drawn_scale(self.config.augmentation, rng)
         z, y, x = np.array(self.contract.spacing_mm) * [1, scale, scale]
-        free = [side - cut + 1 for side, cut in zip(self.contract.window, self.contract.crop, strict=True)]
-        start = _corner(place, np.array([z, y, x]), self.contract.window) + rng.integers(0, free)
+        margin = np.subtract(self.contract.window, self.contract.crop).astype(np.int64)
+        start = _corner(place, np.array([z, y, x]), self.contract.window) + rng.integers(0, margin + 1)
         spacing = Spacing((float(z), float(y), float(x)), "mm", "supplied")
         return self.held.reader.window(scan.path, start.tolist(), self.contract.crop, spacing)
 

@@ -5,7 +5,7 @@
         --excluded COHORT/annotations_excluded.csv --seriesuids COHORT/seriesuids.csv --out floor
 
 It knows the true lung mask, which is kinder than what a detector has. Parts brighter than a threshold within the closed
-mask are opened, to loosen nodules from vessels; each part is a candidate, whose score is how compact it is.
+mask are opened, to loosen nodules from vessels; each part is a candidate, whose score is how compact and large it is.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def candidates(
                     continue
                 centre = np.argwhere(part).mean(axis=0) + [s.start for s in box] + np.full(3, 0.5)
                 x, y, z = frame.to_world(centre)
-                found.append((float(x), float(y), float(z), min(1.0, diameter / float(extent.max()))))
+                compact = min(1.0, diameter / float(extent.max()))
+                found.append((float(x), float(y), float(z), compact**2 * diameter / LARGEST_MM))
     return sorted(found, key=lambda c: -c[3])
 
 

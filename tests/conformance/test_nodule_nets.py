@@ -158,7 +158,7 @@ def test_a_detector_of_slices_wants_three_slices_of_some_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rate", "steps"), [("faster-rcnn-vgg-slim", 3e-3, 12), ("retinanet3d-slim", 3e-3, 40)]
+    ("name", "rate", "steps"), [("faster-rcnn-vgg-slim", 3e-3, 40), ("retinanet3d-slim", 3e-3, 40)]
 )
 def test_a_detector_learns_two_balls(name: str, rate: float, steps: int) -> None:
     torch.manual_seed(0)

@@ -1,6 +1,6 @@
 """A batch without Prefect, for tests that kill it: `python one_batch.py REQUEST.json`, or forks of one that is ready.
 
-The parts are those of the flow: `BatchRun` keeps, `attempt_slide` works. Only what sets workers on slides is a loop
+The parts are those of the flow: `BatchRun` keeps, `attempt_item` works. Only what sets workers on items is a loop
 here, so that a hundred runs take minutes rather than hours.
 """
 
@@ -10,15 +10,15 @@ import os
 import sys
 from pathlib import Path
 
-from medvision.pipelines.batch import BatchRun, attempt_slide
+from medvision.pipelines.batch import BatchRun, attempt_item
 from medvision.pipelines.batch_config import BatchRequest
 
 
 def run(request: BatchRequest) -> int:
     """Run a batch to its end; returns 0 if every slide is done."""
     with BatchRun(request) as batch:
-        for slide in batch.waiting():
-            attempt_slide(slide, batch.request, batch.run_id)
+        for item in batch.waiting():
+            attempt_item(item, batch.request, batch.run_id)
     return 0 if all(outcome.ok for outcome in batch.outcomes.values()) else 1
 
 

@@ -25,6 +25,8 @@ from medvision.store.manifest import verify
 
 HERE = Path(__file__).resolve().parent
 
+Results = Callable[[Path], dict[str, bytes]]
+
 pytestmark = pytest.mark.timeout(1800)
 
 
@@ -98,18 +100,10 @@ def request_for(cohort: Path, out: Path) -> Path:
     return path
 
 
-def results(out: Path) -> dict[str, bytes]:
-    """Files that repeat between equal runs, by path below `out`."""
-    of_run = {"run.json", "manifest-run.json", "report.html", "report.pdf"}
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in sorted(out.glob("*/**/*"))
-        if path.is_file() and path.name not in of_run and ".medvision" not in path.parts
-    }
-
-
 @pytest.fixture(scope="module")
-def undisturbed(forks: Forks, cohort: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+def undisturbed(
+    forks: Forks, cohort: Path, results: Results, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     forks.start(request_for(cohort, out))
     assert forks.wait() == 0
@@ -170,6 +164,7 @@ def test_killed_in_every_stage(
     points: int,
     forks: Forks,
     cohort: Path,
+    results: Results,
     undisturbed: dict[str, bytes],
     tmp_path: Path,
     fault_row: Callable[[str, str], Any],
@@ -211,6 +206,7 @@ def test_killed_in_every_stage(
 def test_terminated_it_saves_and_says_so(
     forks: Forks,
     cohort: Path,
+    results: Results,
     undisturbed: dict[str, bytes],
     tmp_path: Path,
     fault_row: Callable[[str, str], Any],
@@ -238,7 +234,11 @@ def test_terminated_it_saves_and_says_so(
 
 @pytest.mark.slow
 def test_of_runs_that_race_one_makes_each_slide(
-    cohort: Path, undisturbed: dict[str, bytes], tmp_path: Path, fault_row: Callable[[str, str], Any]
+    cohort: Path,
+    results: Results,
+    undisturbed: dict[str, bytes],
+    tmp_path: Path,
+    fault_row: Callable[[str, str], Any],
 ) -> None:
     row = fault_row("3 runs on one output", "one winner per slide, no duplicates")
     out = tmp_path / "out"
@@ -258,6 +258,7 @@ def test_what_a_power_cut_leaves(
     times: int,
     forks: Forks,
     cohort: Path,
+    results: Results,
     undisturbed: dict[str, bytes],
     tmp_path: Path,
     fault_row: Callable[[str, str], Any],

@@ -86,6 +86,35 @@ def running_server(home: Path, *options: object) -> Iterator[Started]:
 
 
 @pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One server for all batches here, with its home in a temporary folder."""
+    home = tmp_path_factory.mktemp("prefect")
+    from flows.local import prefect_settings
+
+    with prefect_settings(home):
+        yield home
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained classifier of grey images: what it says does not matter here, only that it repeats."""
+    import torch
+
+    from medvision.models.classifiers.start import build
+    from medvision.models.image_contract import ImageContract, Scope
+    from medvision.models.weights import write_weights
+
+    torch.manual_seed(0)
+    scope = Scope(energy=50.0, brightness=(0.0, 1.0), aspect=(0.5, 2.0), smallest_px=16, grey=True)
+    contract = ImageContract(
+        architecture="slim-resnet", classes=("CNV", "DME", "NORMAL"), input_px=32, scope=scope
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny-oct.safetensors"
+    write_weights(path, build("slim-resnet", 3).state_dict(), contract.model_dump(mode="json"))
+    return path
+
+
+@pytest.fixture(scope="session")
 def server_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Home of a server that runs."""
     home = tmp_path_factory.mktemp("server") / "home"

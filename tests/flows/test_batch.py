@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,8 @@ from medvision.store.journal import Entry
 from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.records import RunIndex, SlideOutcome
 
+Results = Callable[[Path], dict[str, bytes]]
+
 pytestmark = [
     pytest.mark.flow,
     pytest.mark.timeout(600),
@@ -31,16 +33,6 @@ pytestmark = [
         "default::ResourceWarning", "default::pytest.PytestUnraisableExceptionWarning"
     ),
 ]
-
-
-@pytest.fixture(scope="session")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One server for all tests here, with its home in a temporary folder."""
-    home = tmp_path_factory.mktemp("prefect")
-    from flows.local import prefect_settings
-
-    with prefect_settings(home):
-        yield home
 
 
 def write_slide(path: Path, seed: int) -> Path:
@@ -87,18 +79,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> AnalyzeConfig:
     )
 
 
-def results(out: Path) -> dict[str, bytes]:
-    """Files that repeat, by path below `out`."""
-    of_run = {"run.json", "manifest-run.json", "report.html", "report.pdf"}
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in out.glob("*/**/*")
-        if path.is_file() and path.name not in of_run and ".medvision" not in path.parts
-    }
-
-
 def test_flow_and_loop_write_the_same_bytes(
-    prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+    prefect_home: Path, slides: list[Path], config: AnalyzeConfig, results: Results, tmp_path: Path
 ) -> None:
     from flows.local import run_analyze
     from medvision.pipelines.analyze import analyze_slides
@@ -165,21 +147,27 @@ def test_only_what_may_pass_is_worth_another_try(prefect_home: Path) -> None:
     from prefect.client.schemas.objects import TaskRun
     from prefect.states import Failed
 
-    from flows.batch import SlideFailed, analyze_one, is_worth_retrying
+    from flows.batch import analyze_one
+    from flows.rounds import ItemFailed, is_worth_retrying
 
     def worth(error: Exception) -> bool:
         run = TaskRun.model_construct()
         return is_worth_retrying(analyze_one, run, Failed(data=error))
 
     failed = SlideOutcome(slide="a", name="a", status="failed", reason="r")
-    assert worth(SlideFailed(failed.model_copy(update={"transient": True})))
-    assert not worth(SlideFailed(failed))
+    assert worth(ItemFailed(failed.model_copy(update={"transient": True})))
+    assert not worth(ItemFailed(failed))
     assert not worth(ValueError("a mistake of ours"))
 
 
 @pytest.mark.parametrize("runner", ["process", pytest.param("dask", marks=pytest.mark.slow)])
 def test_workers_write_what_one_process_writes(
-    runner: str, prefect_home: Path, slides: list[Path], config: AnalyzeConfig, tmp_path: Path
+    runner: str,
+    prefect_home: Path,
+    slides: list[Path],
+    config: AnalyzeConfig,
+    results: Results,
+    tmp_path: Path,
 ) -> None:
     from flows.local import run_batch
     from medvision.pipelines.analyze import analyze_slides

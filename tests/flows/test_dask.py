@@ -26,6 +26,8 @@ from medvision.store.records import SlideOutcome
 ROOT = Path(__file__).resolve().parents[2]
 
 pytest.importorskip("prefect_dask")
+Results = Callable[[Path], dict[str, bytes]]
+
 pytestmark = [
     pytest.mark.flow,
     pytest.mark.slow,
@@ -108,15 +110,6 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("prefect")
-    from flows.local import prefect_settings
-
-    with prefect_settings(home):
-        yield home
-
-
-@pytest.fixture(scope="module")
 def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("slides")
     for number in range(1, 5):
@@ -138,19 +131,9 @@ def request_to(address: str | None, slides: Path, out: Path, config: AnalyzeConf
     )
 
 
-def results(out: Path) -> dict[str, bytes]:
-    """Files that repeat, by path below `out`."""
-    of_run = {"run.json", "manifest-run.json", "report.html", "report.pdf"}
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in out.glob("*/**/*")
-        if path.is_file() and path.name not in of_run and ".medvision" not in path.parts
-    }
-
-
 @pytest.fixture(scope="module")
 def undisturbed(
-    prefect_home: Path, slides: Path, tmp_path_factory: pytest.TempPathFactory
+    prefect_home: Path, slides: Path, results: Results, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     """What the thread runner writes."""
     from flows.local import run_batch
@@ -189,7 +172,12 @@ def run_while(request: BatchRequest, disturb: Callable[[Path], None]) -> list[Sl
 
 
 def test_killed_workers_and_schedulers_cost_no_slide(
-    prefect_home: Path, slides: Path, undisturbed: dict[str, bytes], cluster: Cluster, tmp_path: Path
+    prefect_home: Path,
+    slides: Path,
+    results: Results,
+    undisturbed: dict[str, bytes],
+    cluster: Cluster,
+    tmp_path: Path,
 ) -> None:
     cluster.start_worker()
     cluster.start_worker()

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 pytestmark = [
     pytest.mark.flow,
@@ -188,6 +189,31 @@ def test_a_slide_that_arrives_is_analysed_once_it_is_whole_and_its_name_stays_he
     assert "Doe^" not in kept and "Jane" not in kept, "Prefect's database must not hold a slide's name"
 
     command("schedule", "remove", "arrivals", "--home", server_home)
+
+
+@pytest.mark.slow
+def test_images_that_arrive_are_classified_and_prefect_learns_no_name(
+    server_home: Path, serving: Any, command: Command, eventually: Eventually, model: Path, tmp_path: Path
+) -> None:
+    folder, out, at = tmp_path / "oct", tmp_path / "out", ("--home", server_home)
+    folder.mkdir()
+    made = ("schedule", "create-images", "oct", folder, "--out", out, "--watch", "--settle", 1)
+    status, said = command(*made, "--model", model, "--device", "cpu", "--saliency", "none", *at)
+    assert (status, "images that arrive" in said) == (0, True), said
+    assert eventually(lambda: "oct: images that arrive" in serving.text()), serving.text()
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 50), np.uint8)
+        Image.fromarray(pixels).save(folder / f"Roe^Richard {number}.png")
+    assert eventually(lambda: "Z.csv completed" in serving.text()), serving.text()
+    assert "oct: 2 new images, listed in" in serving.text()
+    assert "2 images classified" in serving.text()
+    assert len(list(out.glob("*/result.json"))) == 2
+    assert "Roe^Richard 1.png," in (out / "predictions.csv").read_text()
+    assert re.search(r"oct .*images that arrive", command("schedule", "list", *at)[1])
+    with sqlite3.connect(server_home / "prefect" / "prefect.db") as database:
+        kept = "\n".join(database.iterdump())
+    assert "image 2" in kept and "Roe^" not in kept and "Richard" not in kept
+    assert command("schedule", "remove", "oct", *at)[0] == 0
 
 
 @pytest.mark.slow

@@ -194,13 +194,16 @@ def test_the_jobs_command_is_one_of_ours() -> None:
     assert arguments[0] in set(app)
 
 
-def test_the_deployment_names_its_flow_and_starts_nothing_by_itself() -> None:
+@pytest.mark.parametrize(("place", "flow"), [(0, "batch"), (1, "classify")])
+def test_a_deployment_names_its_flow_and_starts_nothing_by_itself(place: int, flow: str) -> None:
     from medvision.pipelines.batch_config import BatchRequest
 
-    settings = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    [deployment] = settings["deployments"]
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    assert len(deployments) == 2
+    deployment = deployments[place]
     path, function = deployment["entrypoint"].split(":")
     assert re.search(rf"^def {function}\(request: BatchRequest\)", (ROOT / path).read_text(), re.MULTILINE)
-    BatchRequest.model_validate(deployment["parameters"]["request"])
+    request = BatchRequest.model_validate(deployment["parameters"]["request"])
+    assert request.work.flow == flow == function
     assert [schedule["active"] for schedule in deployment["schedules"]] == [False]
     assert deployment["concurrency_limit"]["limit"] == 1

@@ -62,6 +62,7 @@ def test_importing_the_package_is_free() -> None:
         ["aggregate"],
         ["train", "mil"],
         ["evaluate", "skin"],
+        ["embed"],
         ["taxonomy"],
         ["batch"],
         ["runs"],

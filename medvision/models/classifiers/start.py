@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -14,8 +14,9 @@ from torch import nn
 from medvision.core.errors import UsageError, WeightsError
 from medvision.models.classifiers.foreign import find
 from medvision.models.classifiers.recipe import Recipe, drop_auxiliaries
+from medvision.models.classifiers.renamed import renamed
 from medvision.models.classifiers.slim_resnet import SlimResNet
-from medvision.models.weights import State, read_weights
+from medvision.models.weights import State, digest_state, read_weights
 
 SLIM = "slim-resnet"
 LIBRARY = "library"
@@ -24,13 +25,17 @@ LIBRARY = "library"
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """A network with a new head. `head` are the names of its modules that were not loaded; `loaded` counts tensors."""
+    """A network to be trained. `head` names its modules that give the classes; `loaded` counts tensors that were taken.
+
+    `said` is where they are from, in words; `digest` is of all the tensors there, empty for random weights.
+    """
 
     net: nn.Module
     recipe: Recipe
     head: tuple[str, ...]
     loaded: int
     said: str
+    digest: str = ""
 
 
 def recipe_of(name: str) -> Recipe:
@@ -51,10 +56,19 @@ def build(name: str, classes: int) -> nn.Module:
     return net
 
 
-def begin(name: str, classes: int, weights: Path | str | None, download_to: Path | None) -> Start:
+def begin(
+    name: str,
+    classes: int | Sequence[str],
+    weights: Path | str | None,
+    download_to: Path | None,
+) -> Start:
     """A network to train.
 
+    From a classifier of this project the trunk is taken with its normalisation, and the head too where its classes are
+    the same in the same order. From any other weights the head is left out.
+
     Args:
+        classes: their names, or their number.
         weights: a local file, `LIBRARY`, or None for random weights.
         download_to: folder for what the library fetches; None if nothing may be fetched.
 
@@ -64,18 +78,27 @@ def begin(name: str, classes: int, weights: Path | str | None, download_to: Path
         WeightsError: if the weights are unsafe, unreadable, or of another network.
     """
     recipe = recipe_of(name)
-    net = build(name, classes)
+    net = build(name, classes if isinstance(classes, int) else len(classes))
     head = head_of(net)
+    if recipe.library != "medvision":
+        _begin_head(net, head)
     if weights is None:
         return Start(net, recipe, head, 0, "random weights")
+    contract: Mapping[str, Any] = {}
     if weights == LIBRARY:
-        state, said = _fetched(name, recipe, download_to), f"{recipe.library}'s own weights of {name}"
-        where = Path(f"<{recipe.library}>")
+        state, where = _fetched(name, recipe, download_to), Path(f"<{recipe.library}>")
+        said = f"{recipe.library}'s own weights of {name}"
     else:
         where = Path(weights)
-        state, _ = read_weights(where)
-        said = f"weights of {where.name}"
-    return Start(net, recipe, head, _load_trunk(net, state, head, where), said)
+        state, contract = read_weights(where)
+        _require_same_network(name, contract, where)
+        recipe = _normalised_alike(recipe, contract)
+        said = f"weights of {where.name}{_described(contract)}"
+    digest = digest_state(state)
+    state = renamed(state, net.state_dict())
+    same = not isinstance(classes, int) and list(contract.get("classes", ())) == list(classes)
+    loaded = _load_trunk(net, state, () if same else head, where)
+    return Start(net, recipe, head, loaded, said + (", head included" if same else ", head left out"), digest)
 
 
 def head_of(net: nn.Module) -> tuple[str, ...]:
@@ -94,8 +117,49 @@ def head_of(net: nn.Module) -> tuple[str, ...]:
     return (last[-1],)
 
 
+def _begin_head(net: nn.Module, head: tuple[str, ...]) -> None:
+    """Draw the weights of the new head by its inputs, as PyTorch does (U(-k, k), k = 1 / sqrt(inputs)).
+
+    torchvision's and timm's EfficientNets, MobileNets and their kind draw by the number of classes (1 / sqrt(classes)),
+    which is meant for a thousand: with four, logits begin so large that few steps only serve to shrink them.
+    """
+    for name in head:
+        part = net.get_submodule(name)
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            part.reset_parameters()
+
+
+def _require_same_network(name: str, contract: Mapping[str, Any], where: Path) -> None:
+    """A contract that names another network is refused for that, not for the first tensor that does not fit."""
+    own = contract.get("architecture")
+    plain = name.rpartition("/")[2]
+    if own is not None and str(own).rpartition("/")[2] != plain:
+        raise WeightsError(
+            f"{where}: these weights are of {own}, and the network to train is {name}; say `trunk: {own}`, or name "
+            f"weights of {name}"
+        )
+
+
+def _normalised_alike(recipe: Recipe, contract: Mapping[str, Any]) -> Recipe:
+    """The recipe with the normalisation with which the weights learnt."""
+
+    def three(key: str, default: tuple[float, float, float]) -> tuple[float, float, float]:
+        red, green, blue = contract.get(key, default)
+        return float(red), float(green), float(blue)
+
+    return replace(recipe, mean=three("mean", recipe.mean), std=three("std", recipe.std))
+
+
+def _described(contract: Mapping[str, Any]) -> str:
+    """What a contract says of its weights, to be read after the file's name."""
+    if not contract:
+        return ""
+    classes = ", ".join(map(str, contract.get("classes", ())))
+    return f" ({contract.get('architecture', 'a network')}{f' of {classes}' if classes else ''})"
+
+
 def _load_trunk(net: nn.Module, state: State, head: tuple[str, ...], where: Path) -> int:
-    """Load all but the head (and what only a training from scratch needs); returns how many tensors."""
+    """Load all but `head` (and what only a training from scratch needs); returns how many tensors."""
     own = net.state_dict()
     wanted = {name for name in own if not _within(name, head)}
     missing = sorted(

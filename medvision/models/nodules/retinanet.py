@@ -82,7 +82,7 @@ def build(block: str, layers: tuple[int, int, int, int], contract: DetectorContr
         spatial_dims=3,
         n_input_channels=1,
         conv1_t_size=7,
-        conv1_t_stride=STRIDE,
+        conv1_t_stride=STRIDE,  # type: ignore[arg-type]  # annotated as one number, and meant as one for each axis
         widen_factor=options.width,
         feed_forward=False,
     )

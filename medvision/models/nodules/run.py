@@ -6,6 +6,7 @@ spacing of the network that found them; `source.frame.to_world` gives their plac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from medvision.models.nodules.slices import SLICES
 from medvision.models.turns import with_turns
 from medvision.ops.candidates import Candidates, merge_boxes, merge_slices
 from medvision.ops.lungs import lung_mask
-from medvision.sources.base import VolumeSource
+from medvision.sources.base import Values, VolumeSource
 from medvision.sources.resample import extent_at, read_at
 from medvision.sources.spacing import require_spacing
 
@@ -34,17 +35,23 @@ Mask = npt.NDArray[np.bool_]
 LUNG_SPACING_MM = 2.0
 HALO_MM = 32.0
 """By which windows overlap on each side of their cores, in the plane: more than a nodule's diameter."""
+_COARSE = Spacing((LUNG_SPACING_MM,) * 3, "mm", "supplied")
 
 
 @dataclass(frozen=True, eq=False)
 class Lungs:
     """Where candidates may lie: `mask` (planes, rows, columns) of cubes of `LUNG_SPACING_MM`, from the source's corner.
 
-    `found` says whether there are lungs at all; without any the mask is true everywhere.
+    `inside` are the lungs themselves, without a margin. Without any the mask is true everywhere.
     """
 
     mask: Mask
-    found: bool
+    inside: Mask
+
+    @property
+    def found(self) -> bool:
+        """Whether there are lungs at all."""
+        return bool(self.inside.any())
 
     def holds(self, points_mm: Floats) -> Mask:
         """Whether points `(n, 3)`, in mm from the source's corner in array order, lie inside: bool `(n,)`."""
@@ -74,18 +81,31 @@ def find_lungs(source: VolumeSource, margin_mm: float | None = 6.0) -> Lungs:
         SpacingError: if the source has no spacing fit to measure with.
         WindowUnreadableError: if a part of the scan cannot be decoded.
     """
-    spacing = Spacing((LUNG_SPACING_MM,) * 3, "mm", "supplied")
-    extent = extent_at(source, spacing)
     if margin_mm is None:
-        return Lungs(np.ones(extent, np.bool_), False)
-    values = read_at(source, Box((0, 0, 0), extent), spacing)[..., 0]
-    lungs = lung_mask(values, spacing.values)
-    if not lungs.any():
-        return Lungs(np.ones(extent, np.bool_), False)
+        extent = extent_at(source, _COARSE)
+        return Lungs(np.ones(extent, np.bool_), np.zeros(extent, np.bool_))
+    return lungs_in(read_coarse(source), margin_mm)
+
+
+def read_coarse(source: VolumeSource) -> Values:
+    """The whole scan in cubes of `LUNG_SPACING_MM`: `(planes, rows, columns)`.
+
+    Raises:
+        SpacingError: if the source has no spacing fit to measure with.
+        WindowUnreadableError: if a part of the scan cannot be decoded.
+    """
+    return read_at(source, Box((0, 0, 0), extent_at(source, _COARSE)), _COARSE)[..., 0]
+
+
+def lungs_in(coarse: Values, margin_mm: float | None = 6.0) -> Lungs:
+    """`find_lungs` in what `read_coarse` gave."""
+    lungs = lung_mask(coarse, _COARSE.values)
+    if margin_mm is None or not lungs.any():
+        return Lungs(np.ones(lungs.shape, np.bool_), lungs)
     from scipy import ndimage
 
-    apart_mm = ndimage.distance_transform_edt(~lungs, sampling=spacing.values)
-    return Lungs(np.asarray(apart_mm <= margin_mm, np.bool_), True)
+    apart_mm = ndimage.distance_transform_edt(~lungs, sampling=_COARSE.values)
+    return Lungs(np.asarray(apart_mm <= margin_mm, np.bool_), lungs)
 
 
 def plan_detection(source: VolumeSource, model: PatchModel, lungs: Lungs) -> TilePlan:
@@ -118,6 +138,8 @@ def detect_candidates(
     engine: PatchEngine,
     margin_mm: float | None = 6.0,
     checkpoint: Path | None = None,
+    lungs: Lungs | None = None,
+    on_plan: Callable[[int], None] | None = None,
 ) -> Detection:
     """Candidates of one scan, the most certain first.
 
@@ -128,6 +150,8 @@ def detect_candidates(
         margin_mm: candidates lie in the lungs or this near to them; None searches the whole scan. A scan in which no
             lungs are found, such as a crop, is searched whole, too.
         checkpoint: file of the engine's progress, as in `PatchEngine.run`.
+        lungs: where to look, if that is known already; `margin_mm` then plays no part.
+        on_plan: told the number of windows before the first is read.
 
     Raises:
         UsageError: if the model finds no objects.
@@ -136,8 +160,10 @@ def detect_candidates(
     plain = model.model if isinstance(model, Runner) else model
     if plain.output != "objects" or plain.spacing is None or len(plain.window) != 3:
         raise UsageError(f"model {plain.name!r} finds no objects in volumes")
-    lungs = find_lungs(source, margin_mm)
+    lungs = find_lungs(source, margin_mm) if lungs is None else lungs
     plan = plan_detection(source, plain, lungs)
+    if on_plan is not None:
+        on_plan(len(plan))
     found, stats = engine.run(source, plan, model, ObjectSink(plan), checkpoint)
     z, y, x = plain.spacing.values
     merge: Any = merge_slices if plain.window[0] == SLICES else merge_boxes
@@ -203,7 +229,7 @@ def _around(lungs: Lungs, spacing: Spacing, extent: tuple[int, ...]) -> tuple[li
         others = tuple(k for k in range(3) if k != axis)
         held = np.flatnonzero(lungs.mask.any(axis=others)) * LUNG_SPACING_MM / millimetres
         start.append(min(int(held[0]), whole - 1))
-        end = (held[-1] + LUNG_SPACING_MM / millimetres) if lungs.found else whole
+        end = whole if lungs.mask.all() else held[-1] + LUNG_SPACING_MM / millimetres
         stop.append(min(int(np.ceil(end)), whole))
     return start, stop
 

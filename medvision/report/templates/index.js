@@ -8,14 +8,16 @@
   const chips = [...document.querySelectorAll(".verdicts button")];
   const apply = () => {
     const words = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const verdicts = chips.filter((chip) => chip.getAttribute("aria-pressed") === "true").map((chip) => chip.dataset.verdict);
+    const pressed = chips.filter((chip) => chip.getAttribute("aria-pressed") === "true");
+    const marked = pressed.some((chip) => "mark" in chip.dataset);
+    const verdicts = pressed.filter((chip) => "verdict" in chip.dataset).map((chip) => chip.dataset.verdict);
     let left = 0;
     for (const row of rows) {
       const text = row.dataset.text.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word)) || (verdicts.length > 0 && !verdicts.includes(row.dataset.verdict));
+      row.hidden = !words.every((word) => text.includes(word)) || (verdicts.length > 0 && !verdicts.includes(row.dataset.verdict)) || (marked && !("marked" in row.dataset));
       if (!row.hidden) left += 1;
     }
-    shown.textContent = words.length || verdicts.length ? left + " of " + rows.length + " shown" : "";
+    shown.textContent = words.length || pressed.length ? left + " of " + rows.length + " shown" : "";
   };
   filter.addEventListener("input", apply);
   for (const chip of chips) {

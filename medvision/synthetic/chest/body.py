@@ -211,8 +211,8 @@ def _mediastinum(x: Image, y: Image, z: Image, heart: Image, who: Patient, scale
     parts: list[Image] = [
         heart,
         column(0, 74, 25, 35),
-        column(20, 50, 17, 16) + ((z - 72) / 10).clip(0, None) * 10 * scale,
-        column(-1, 0, 30 * wide, 36, 2.4) + above,
+        _single(column(20, 50, 17, 16) + ((z - 72) / 10).clip(0, None) * 10 * scale),
+        _single(column(-1, 0, 30 * wide, 36, 2.4) + above),
         _single(front),
         hilum(-36, 14, 18),
         hilum(38, 16, 14),

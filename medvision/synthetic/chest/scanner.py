@@ -51,7 +51,7 @@ class Scanner:
 
         side = self._frame.step[1]
         kernel = self._kernel
-        blurred: Image = cv2.GaussianBlur(plane, (0, 0), kernel.blur_mm / side)
+        blurred = np.asarray(cv2.GaussianBlur(plane, (0, 0), kernel.blur_mm / side), np.float32)
         if kernel.enhance:
             wider = cv2.GaussianBlur(blurred, (0, 0), 1.3 * kernel.blur_mm / side)
             blurred += np.float32(kernel.enhance) * (blurred - wider)

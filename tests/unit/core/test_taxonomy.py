@@ -9,7 +9,7 @@ import pytest
 
 from medvision.cli import run
 from medvision.core.errors import UsageError
-from medvision.core.taxonomy import partition, read_taxonomy, sum_descendants
+from medvision.core.taxonomy import Taxonomy, coarser, partition, read_taxonomy, sum_descendants
 
 SKIN = Path(__file__).resolve().parents[3] / "configs" / "skin-taxonomy.yaml"
 HAM10000 = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142}
@@ -52,6 +52,33 @@ def test_the_tree_as_read(tree):
         tree.level(5)
     with pytest.raises(UsageError, match="has no node 'wart'; known: skin, benign"):
         tree.path("wart")
+
+
+def test_names_are_found_whatever_their_case_and_the_nearest_are_told(tree):
+    assert tree.find("spitz NEVUS", "here") == "Spitz nevus"
+    with pytest.raises(
+        UsageError, match=r"^here: 'melanom' is unknown; nearest: melanoma, .*; known: skin, "
+    ):
+        tree.find("melanom", "here")
+
+
+def test_a_tree_from_the_nodes_above(tree):
+    again = Taxonomy.of(dict(tree.parents), tree.about)
+    assert (again.parents, again.children) == (tree.parents, tree.children)
+
+
+def test_coarser_classes_of_a_level(tree):
+    classes = ("nevus", "cyst", "acral", "amelanotic")
+    level = coarser(tree, classes, 2)
+    assert (level.title, level.classes, level.absent) == (
+        "3-way",
+        ("nevus", "cyst", "melanoma"),
+        ("carcinoma",),
+    )
+    np.testing.assert_allclose(level.sum(np.array([[0.1, 0.2, 0.3, 0.4]])), [[0.1, 0.2, 0.7]])
+    assert coarser(tree, classes, 2, held=("carcinoma",)).classes[-1] == "carcinoma"
+    with pytest.raises(UsageError, match="'blue nevus' is a part of the class 'nevus'"):
+        coarser(tree, classes, 3)
 
 
 def test_a_node_of_fewer_images_than_the_maximum_is_a_class(tree):
@@ -166,7 +193,7 @@ def test_the_command(tmp_path, capfd):
     assert run(["taxonomy", str(SKIN), "--counts", str(counts), "--max-size", "2"]) == 0
     assert "1 images of 'malignant' are in no class" in capfd.readouterr().out
     for text, message in (
-        ("label,images\nwart,3\n", "line 2: taxonomy 'skin' has no node 'wart'"),
+        ("label,images\nwart,3\n", "line 2: 'wart' is unknown; known: skin"),
         ("label,images\nmel,x\n", "line 2: images 'x' is no whole number"),
         ("label,images\nmel,1\nmel,1\n", "line 3: label 'mel' for the second time"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from medvision.cli import run as medvision
 from medvision.core.errors import StoreError, UnknownNameError, UsageError
 from medvision.pipelines.batch_config import BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.image_config import ImageConfig
 
 
 @pytest.fixture
@@ -34,6 +36,29 @@ def test_paths_are_absolute_as_another_process_will_run_it(arrivals: Schedule, t
     assert arrivals.request.slides == tmp_path / "slides"
     assert arrivals.request.out == tmp_path / "out"
     assert arrivals.request.analyze.weights == tmp_path / "net.safetensors"
+
+
+def test_a_schedule_of_images_is_kept_and_says_so(request_: BatchRequest, tmp_path: Path) -> None:
+    config = ImageConfig(model=Path("oct.safetensors"), saliency="none")
+    images = BatchRequest(images=Path("slides"), out=Path("out"), classify=config)
+    made = new_schedule("oct", images, Watch(settle_s=5))
+    assert made.request.images == tmp_path / "slides"
+    assert made.request.classify is not None and made.request.classify.model == tmp_path / "oct.safetensors"
+    assert made.words() == "images that arrive (the same for 5 s)"
+    schedules.create(tmp_path / "home", made)
+    assert schedules.load(tmp_path / "home", "oct") == made
+
+
+def test_a_schedule_from_before_images_is_read(arrivals: Schedule, tmp_path: Path) -> None:
+    schedules.create(tmp_path, arrivals)
+    path = tmp_path / "schedules" / "arrivals.json"
+    stored = json.loads(path.read_text())
+    for name in ("images", "classify"):
+        del stored["request"][name]
+    stored["request"]["options"]["pattern"] = ["*.svs"]
+    path.write_text(json.dumps(stored))
+    found = schedules.load(tmp_path, "arrivals")
+    assert (found.request.inputs, found.request.patterns) == (tmp_path / "slides", ("*.svs",))
 
 
 def test_a_schedule_is_kept_and_found_again(arrivals: Schedule, tmp_path: Path) -> None:

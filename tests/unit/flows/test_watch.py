@@ -12,15 +12,16 @@ from flows.watch import (
     Sent,
     Watcher,
     control_folder,
+    files_to_take,
     one_of_each_series,
     read_memory,
-    slides_of,
     write_manifest,
     write_memory,
 )
 from medvision.core.errors import StoreError
-from medvision.pipelines.batch_config import PATTERNS
 from medvision.pipelines.batch_plan import slide_ids
+from medvision.pipelines.work import IMAGES
+from medvision.pipelines.work import SLIDE_PATTERNS as PATTERNS
 from medvision.store.cohort import read_cohort
 
 
@@ -168,7 +169,7 @@ def test_a_manifest_lists_just_the_new_slides_and_is_named_by_the_time(
     for name in ("Doe^Jane.svs", "b/x.svs", "x.svs", "x.tif"):
         (folder / name).write_bytes(b"1")
     watcher.look(0, {})
-    slides = slides_of(watcher.look(10, {}))
+    slides = files_to_take(watcher.look(10, {}))
     control = control_folder(tmp_path / "out", "arrivals")
     control.mkdir(parents=True)
     first, second = (write_manifest(control, folder, slides) for _ in range(2))
@@ -177,6 +178,22 @@ def test_a_manifest_lists_just_the_new_slides_and_is_named_by_the_time(
     listed = read_cohort(first).slides
     assert [slide.path for slide in listed] == slides
     assert sorted(slide.slide_id for slide in listed) == ["Doe^Jane", "b__x", "x-svs", "x-tif"]
+
+
+def test_each_file_is_an_image_by_itself(folder: Path, tmp_path: Path) -> None:
+    watcher = Watcher(folder, IMAGES.patterns, 10, tmp_path / "out", one_file=True)
+    (folder / "b").mkdir()
+    for name in ("1.dcm", "2.dcm", "b/x.png", "b/x.JPG", "b/more.png.part", "b/notes.txt", "b/.y.png"):
+        (folder / name).write_bytes(b"1")
+    (folder / "empty.png").touch()
+    watcher.look(0, {})
+    files = files_to_take(watcher.look(10, {}))
+    assert [path.relative_to(folder).as_posix() for path in files] == ["1.dcm", "2.dcm", "b/x.JPG", "b/x.png"]
+    control = control_folder(tmp_path / "out", "oct")
+    control.mkdir(parents=True)
+    listed = read_cohort(write_manifest(control, folder, files, IMAGES), item="image").slides
+    assert [one.slide_id for one in listed] == ["1.dcm", "2.dcm", "b/x.JPG", "b/x.png"]
+    assert [one.path for one in listed] == files
 
 
 def test_names_differ_whatever_their_case(tmp_path: Path) -> None:

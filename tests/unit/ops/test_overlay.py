@@ -1,4 +1,4 @@
-"""Fixed colours, transparency, outlines at the right place, round scale bars."""
+"""Fixed colours, transparency, round scale bars."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvision.core.errors import UnknownNameError, UsageError
-from medvision.ops.outlines import outline_cells
 from medvision.ops.overlay import (
     CLEAR_BELOW,
     OPAQUE_FROM,
@@ -18,7 +17,6 @@ from medvision.ops.overlay import (
     cells_to_pixels,
     colour_table,
     colourise,
-    draw_outlines,
     scale_bar,
 )
 
@@ -69,19 +67,6 @@ def test_blend_refuses_shapes_and_opacities_that_do_not_fit() -> None:
         blend(base, np.zeros((2, 3, 4), dtype=np.uint8))
     with pytest.raises(UsageError, match=r"1\.5"):
         blend(base, np.zeros((2, 2, 4), dtype=np.uint8), 1.5)
-
-
-def test_an_outline_lies_on_the_border_of_its_cells() -> None:
-    member = np.zeros((3, 3), dtype=bool)
-    member[1, 1] = True
-    polygons = [polygon.moved((20, 20)) for polygon in outline_cells(member)]
-    image = np.full((60, 60, 3), 255, dtype=np.uint8)
-    drawn = draw_outlines(image, polygons, (255, 0, 0), width=2)
-    assert (image == 255).all()
-    touched = np.argwhere((drawn != 255).any(axis=2)) + 0.5
-    assert touched.mean(axis=0) == pytest.approx([30, 30], abs=0.5)
-    assert touched.min() == pytest.approx(20, abs=3)
-    assert touched.max() == pytest.approx(40, abs=3)
 
 
 @given(st.floats(1e-4, 100), st.floats(20, 2000))

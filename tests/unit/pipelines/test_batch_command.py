@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from medvision import sources
 from medvision.cli import run as medvision
 from medvision.core.errors import StoreError
-from medvision.pipelines import preflight as module
 from medvision.pipelines.batch import BatchRun, recover
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
-from medvision.pipelines.batch_plan import BatchSlide
+from medvision.pipelines.batch_plan import BatchItem
 from medvision.pipelines.preflight import preflight
 from medvision.store.journal import Entry, Journal
 from medvision.store.ledger import LEDGER, Ledger
@@ -124,9 +124,10 @@ def test_an_output_that_cannot_be_is_said_before_a_slide_is_opened(
 
 
 def test_starting_the_process_that_opens_slides_is_not_the_slides_time(slides: Path, tmp_path: Path) -> None:
-    slide = BatchSlide(1, "a", "a", slides / "a.svs")
+    slide = BatchItem(1, "a", "a", slides / "a.svs")
     # Python alone takes longer to start, with what it must import.
-    found = preflight([slide], tmp_path, None, BatchOptions(time_limit=0.25))
+    request = BatchRequest(slides=slides, out=tmp_path, options=BatchOptions(time_limit=0.25))
+    found = preflight([slide], request)
     ((_, reason),) = found.problems
     assert "not an image" in reason
 
@@ -145,9 +146,10 @@ def test_what_a_decoder_says_does_not_end_the_batch(slides: Path, monkeypatch: p
     def fall_over(*_: object) -> None:
         raise IndexError("tag 7")
 
-    monkeypatch.setattr(module, "open_source", fall_over)
-    slide = BatchSlide(1, "a", "a", slides / "a.svs")
-    ((_, reason),) = preflight([slide], slides, None, BatchOptions(trust=True)).problems
+    monkeypatch.setattr(sources, "open_source", fall_over)
+    slide = BatchItem(1, "a", "a", slides / "a.svs")
+    request = BatchRequest(slides=slides, out=slides, options=BatchOptions(trust=True))
+    ((_, reason),) = preflight([slide], request).problems
     assert reason == f"{slides / 'a.svs'}: unexpected IndexError: tag 7"
 
 

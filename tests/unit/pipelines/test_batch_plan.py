@@ -33,12 +33,12 @@ def test_a_folder_is_searched_but_for_results_and_hidden_files(tmp_path: Path) -
         (tmp_path / name).touch()
     planned = plan_batch(request(tmp_path, tmp_path / "out"))
     assert [slide.path.relative_to(tmp_path).as_posix() for slide in planned] == wanted
-    assert [slide.slide_id for slide in planned] == ["a", "b__c", "b__deep__d"]
+    assert [slide.item_id for slide in planned] == ["a", "b__c", "b__deep__d"]
     assert [slide.name for slide in planned] == ["a", "b__c", "b__deep__d"]
     assert [slide.number for slide in planned] == [1, 2, 3]
 
     only = plan_batch(request(tmp_path, tmp_path / "out", pattern=("*.ndpi",)))
-    assert [slide.slide_id for slide in only] == ["b__deep__d"]
+    assert [slide.item_id for slide in only] == ["b__deep__d"]
     with pytest.raises(UsageError, match=r"holds no file that matches \*\.bif"):
         plan_batch(request(tmp_path, pattern="*.bif"))
 
@@ -48,8 +48,8 @@ def test_a_manifest_names_its_slides_and_may_list_an_absent_one(tmp_path: Path) 
     manifest = tmp_path / "cohort.csv"
     manifest.write_text("slide_id,path,spacing\ncase.7,x.svs,0.25\ncase 8,absent.svs,\n")
     first, second = plan_batch(request(manifest))
-    assert (first.slide_id, first.name, first.spacing_um) == ("case.7", "case.7", 0.25)
-    assert (second.slide_id, second.name, second.path) == ("case 8", "case 8", tmp_path / "absent.svs")
+    assert (first.item_id, first.name, first.spacing_um) == ("case.7", "case.7", 0.25)
+    assert (second.item_id, second.name, second.path) == ("case 8", "case 8", tmp_path / "absent.svs")
 
 
 def test_pseudonyms_hide_ids_and_repeat(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_pseudonyms_hide_ids_and_repeat(tmp_path: Path) -> None:
     planned = plan_batch(request(manifest, pseudonym_key=key))
     assert [slide.shown for slide in planned] == [slide.name for slide in planned]
     assert len({slide.name for slide in planned}) == 2
-    assert not any("Doe" in f"{slide.slide_id}{slide.name}{slide.alias}" for slide in planned)
+    assert not any("Doe" in f"{slide.item_id}{slide.name}{slide.alias}" for slide in planned)
     assert planned == plan_batch(request(manifest, pseudonym_key=key))
     other = write_key(tmp_path / "other")
     assert planned[0].name != plan_batch(request(manifest, pseudonym_key=other))[0].name
@@ -100,7 +100,7 @@ def test_slides_of_one_name_are_told_apart(tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
     listed.write_text("a/x.svs\nb/x.svs\ny.svs\na/x.svs\n")
     first, second, third, again = plan_batch(request(listed))
-    assert [slide.slide_id for slide in (first, second, third, again)] == [
+    assert [slide.item_id for slide in (first, second, third, again)] == [
         f"{tmp_path}/a/x.svs",
         f"{tmp_path}/b/x.svs",
         "y.svs",
@@ -117,7 +117,7 @@ def test_a_name_that_is_no_text_can_be_written(tmp_path: Path) -> None:
     slide.parent.mkdir()
     slide.touch()
     (planned,) = plan_batch(request(slide.parent))
-    assert planned.slide_id == "Doe\\udcff"
+    assert planned.item_id == "Doe\\udcff"
     assert planned.path == slide and planned.path.exists()
     outcome = SlideOutcome(slide=str(slide), name=planned.name, status="failed", reason=f"{slide}: bad")
     assert SlideOutcome.model_validate_json(outcome.model_dump_json()) == outcome

@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from medvision.pipelines.batch_plan import BatchSlide
+from medvision.pipelines.batch_plan import BatchItem
 from medvision.pipelines.losses import Losses, lost_reason
 from medvision.store.journal import Entry
 
-SLIDES = [BatchSlide(number, f"s{number}", f"s{number}", Path(f"s{number}.svs")) for number in range(1, 7)]
+SLIDES = [BatchItem(number, f"s{number}", f"s{number}", Path(f"s{number}.svs")) for number in range(1, 7)]
 A, B, C, D, E, F = SLIDES
 
 
-def entry(slide: BatchSlide, attempt: int) -> Entry:
+def entry(slide: BatchItem, attempt: int) -> Entry:
     return Entry(
         number=slide.number,
         attempt=attempt,
-        slide_id=slide.slide_id,
+        slide_id=slide.item_id,
         name=slide.name,
         began_utc="2026-01-31T12:00:00Z",
         worker="here:1",

@@ -102,7 +102,7 @@ def test_hostile_folder_names(make_result, tmp_path, page_of, assert_inert):
 @pytest.mark.parametrize("name", ["../node-1", "a/b", "..", ""])
 def test_outcomes_outside_the_run_are_refused(run, name):
     folder, _ = run
-    with pytest.raises(StoreError, match="is not the name of a slide's folder"):
+    with pytest.raises(StoreError, match="is not the name of a folder of results"):
         render_index(folder, [outcome(name, slide="x")])
 
 

@@ -23,7 +23,8 @@ from medvision.core.errors import (
     WindowUnreadableError,
 )
 from medvision.core.geometry import Box
-from medvision.sources import Limits, guarded, guarded_process, open_guarded, open_source
+from medvision.sources import Limits, guarded_keeper, guarded_process, open_guarded, open_source
+from medvision.sources.guarded_still import read_still_guarded
 from medvision.sources.resample import Reading, overview
 
 WINDOW = Box((100, 130), (180, 240))
@@ -273,7 +274,7 @@ def test_of_many_windows_only_those_that_cannot_be_read_are_lost(inject, slide, 
 
 
 def test_it_gives_up_on_a_file_that_kills_again_and_again(inject, slide, monkeypatch):
-    monkeypatch.setattr(guarded, "MOST_LOSSES", 3)
+    monkeypatch.setattr(guarded_keeper, "MOST_LOSSES", 3)
     inject(bad_tile("os.abort()"))
     source = open_guarded(slide)
     for says in ("died", "died", "no more are tried", "no more are tried"):
@@ -452,3 +453,40 @@ def test_closing_ends_a_read_that_is_under_way(inject, slide):
         with pytest.raises(UnreadableSourceError, match="closed"):
             reading.result(20)
     assert source.id == open_source(slide).id  # known by the path, as with any reader
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    path = tmp_path / "photograph.png"
+    Image.fromarray(np.arange(60, dtype=np.uint8).reshape(6, 10)).save(path)
+    return path
+
+
+STILL = "child.read_still = lambda path, window, frame: "
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (STILL + "os.abort()", r"cannot be opened: .*signal 6"),
+        (STILL + "time.sleep(60)", "took longer than 1 s"),
+        (
+            "import medvision.sources.still as still\nstill._read = lambda *a: bytearray(1 << 40)",
+            "wanted more memory than 8 GB",
+        ),
+        ("good = child._Channel._read\nchild._Channel._read = lambda self, *a: os.abort()", "signal 6"),
+        (HONEST + "{'still': None}", "out of form"),
+        (HONEST + "{'still': {'bits': 8}}", "out of form"),
+        (HONEST + "{'still': good(self)['still'] | {'digest': '<script>'}}", "out of form"),
+        (
+            HONEST + "{'still': good(self)['still'] | {'windowing': ['x', float('nan'), 1, False]}}",
+            "out of form",
+        ),
+        (HONEST + "{'still': good(self)['still'] | {'grey': False}}", "out of form"),
+    ],
+)
+def test_a_still_image_that_kills_or_lies_is_an_error(inject, photograph, code, says):
+    inject(code)
+    with pytest.raises(UnreadableSourceError, match=says) as caught:
+        read_still_guarded(photograph, limits=Limits(seconds=1))
+    assert str(photograph) in str(caught.value)

@@ -22,6 +22,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 from medvision.core.errors import SourceTooLargeError, UnreadableSourceError, UsageError
 from medvision.core.geometry import Box
 from medvision.sources import open_source, still
+from medvision.sources.guarded_still import read_still_guarded
 from medvision.sources.still import read_still
 from medvision.sources.still_image import between
 
@@ -279,3 +280,37 @@ def test_claims_beyond_the_limits_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(still, "MAX_FILE_BYTES", 10)
     with pytest.raises(SourceTooLargeError, match="limit is 10"):
         read_still(huge)
+
+
+def test_in_a_process_of_its_own_it_is_the_same_image(tmp_path):
+    Image.fromarray(COLOUR).save(tmp_path / "colour.png")
+    (tmp_path / "deep.png").write_bytes(imagecodecs.png_encode(DEEP))
+    scanner = {"Manufacturer": "Some, Co", "ManufacturerModelName": "X-1", "PatientName": "Doe^Jane"}
+    dicom(tmp_path / "frames.dcm", np.stack([GREY, GREY[::-1]]), **scanner)
+    for name, window, frame in (
+        ("colour.png", None, None),
+        ("deep.png", (0, 4000), None),
+        ("frames.dcm", "full", 1),
+    ):
+        path = tmp_path / name
+        here, there = read_still(path, window, frame), read_still_guarded(path, window, frame)
+        np.testing.assert_array_equal(there.pixels, here.pixels)
+        for what in ("windowing", "bits", "kind", "digest"):
+            assert getattr(there, what) == getattr(here, what)
+        assert dict(there.metadata) == dict(here.metadata)
+    assert dict(here.metadata) == {
+        "scanner_manufacturer": "Some, Co",
+        "scanner_model": "X-1",
+        "compression": "Explicit VR Little Endian",
+    }
+    (tmp_path / "none.png").write_bytes(b"no image")
+    for path, window in (
+        (tmp_path / "none.png", None),
+        (tmp_path / "absent.png", None),
+        (tmp_path / "deep.png", None),
+    ):
+        with pytest.raises((UnreadableSourceError, UsageError)) as plain:
+            read_still(path, window)
+        with pytest.raises(type(plain.value)) as guarded:
+            read_still_guarded(path, window)
+        assert str(guarded.value) == str(plain.value)

@@ -14,11 +14,12 @@ from PIL import Image
 
 from medvision.core.errors import SourceTooLargeError, UnreadableSourceError, UsageError
 from medvision.sources import image_archive
+from medvision.training.classify_config import read_classify_config
 from medvision.training.config_file import validated
 from medvision.training.images import ImageArrays, LabelledImages
 from medvision.training.images_config import ColumnsConfig, ImagesConfig
 from medvision.training.images_groups import PRESETS, grouped
-from medvision.training.images_load import load_images
+from medvision.training.images_load import load_images, read_images
 from medvision.training.images_proof import check_groups, write_proof
 from medvision.training.images_read import read_class_folders, read_medmnist, read_table
 from medvision.training.images_split import new_split, validation_from_train
@@ -138,6 +139,88 @@ def test_tables_that_are_wrong_are_told_by_line(text, reason, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(UsageError, match=reason):
         read_table(tmp_path / "t.csv", ColumnsConfig(split="side" if "side" in text else None))
+
+
+def test_a_table_with_a_column_per_class_and_groups_in_another(tmp_path):
+    """As ISIC 2018 and 2019 publish theirs."""
+    for n in range(5):
+        save(tmp_path / f"ISIC_{n}.jpg", n)
+    truth, lesions = tmp_path / "GroundTruth.csv", tmp_path / "Metadata.csv"
+    truth.write_text(
+        "image,MEL,NV,BKL,UNK\n"
+        "ISIC_0,1.0,0.0,0.0,0.0\nISIC_1,0.0,1.0,0.0,0.0\nISIC_2,0,0,1,0\nISIC_3,0,1,0,0\nISIC_4,1,0,0,0\n"
+    )
+    lesions.write_text(
+        "image,age,lesion_id\nISIC_4,,\nISIC_0,50,HAM_1\nISIC_1,,HAM_2\nISIC_2,,HAM_3\nISIC_3,,HAM_2\n"
+    )
+    columns = {
+        "path": "image",
+        "one_hot": ["MEL", "NV", "BKL", "UNK"],
+        "group": "lesion_id",
+        "group_if_empty": "image",
+    }
+    given = {
+        "csv": str(truth),
+        "suffix": ".jpg",
+        "group_csv": str(lesions),
+        "columns": columns,
+        "split": {"fractions": {"train": 0.6, "test": 0.4}},
+    }
+    images = load_images_of(given)
+    assert images.classes == ("BKL", "MEL", "NV"), "no image is UNK"
+    assert [images.classes[label] for label in images.labels] == ["MEL", "NV", "BKL", "NV", "MEL"]
+    assert images.groups == ("HAM_1", "HAM_2", "HAM_3", "HAM_2", "image ISIC_4")
+    assert images.grouped_by == "column lesion_id of Metadata.csv"
+    columns["group_if_empty"] = "refuse"
+    with pytest.raises(UsageError, match=r"line 6: lesion_id is empty; `columns: {group_if_empty: image}`"):
+        load_images_of(given)
+    lesions.write_text("image,lesion_id\nISIC_0,HAM_1\n")
+    with pytest.raises(UsageError, match=r"GroundTruth.csv, line 3: Metadata.csv says nothing of 'ISIC_1'"):
+        load_images_of(given)
+    lesions.write_text("image,lesion_id\nISIC_0,HAM_1\nISIC_0,HAM_2\n")
+    with pytest.raises(UsageError, match=r"Metadata.csv, line 3: another group for 'ISIC_0'"):
+        load_images_of(given)
+
+
+def load_images_of(content: dict[str, object]) -> LabelledImages:
+    return read_images(validated(content, ImagesConfig))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (
+            "a.png,1,1,0",
+            r"line 2: 'a.png' must have a 1 in one of MEL, NV, BKL .*it has 1 in MEL and NV; a classifier",
+        ),
+        ("a.png,0,0,0", "line 2: 'a.png' must have .*it has no 1"),
+        ("a.png,,1,-1", "line 2: 'a.png' must have .*it has '' in MEL, '-1' in BKL"),
+    ],
+)
+def test_an_image_of_several_findings_is_told_by_row_and_columns(row, reason, tmp_path):
+    save(tmp_path / "a.png", 1)
+    (tmp_path / "t.csv").write_text(f"path,MEL,NV,BKL\n{row}\n")
+    with pytest.raises(UsageError, match=reason):
+        read_table(tmp_path / "t.csv", ColumnsConfig(one_hot=("MEL", "NV", "BKL")))
+    (tmp_path / "nih.csv").write_text("path,Finding Labels\na.png,Effusion|Mass\n")
+    with pytest.raises(
+        UsageError, match=r"line 2: column Finding Labels gives 'a.png' several classes, Effusion and Mass"
+    ):
+        read_table(tmp_path / "nih.csv", ColumnsConfig(label="Finding Labels"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"csv": "t.csv", "columns": {"label": "x", "one_hot": ["a", "b"]}}, "label and one_hot both say"),
+        ({"csv": "t.csv", "columns": {"one_hot": ["a"]}}, "one_hot names two columns or more"),
+        ({"csv": "t.csv", "columns": {"one_hot": ["a", "a"]}}, "each once"),
+        ({"csv": "t.csv", "group_csv": "g.csv"}, "group_csv is for a csv, and holds the column"),
+    ],
+)
+def test_columns_that_contradict(content, reason):
+    with pytest.raises(UsageError, match=reason):
+        validated(content, ImagesConfig)
 
 
 def archive(path: Path, **arrays: np.ndarray) -> Path:
@@ -350,7 +433,7 @@ def test_an_unreadable_image_is_found_at_once(oct_folder):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({}, "name one of folder, csv and npz, not none"),
+        ({}, "name one of folder, csv, npz and voc, not none"),
         ({"folder": "a", "npz": "b"}, "not folder and npz"),
         ({"folder": "a", "suffix": ".jpg"}, "are for a csv"),
         ({"csv": "a", "columns": {"group": "p"}, "group": "image"}, "group and columns.group say twice"),
@@ -382,3 +465,68 @@ def test_a_real_folder_of_images(shared):
     ])  # fmt: skip
     assert images.of("train").counts() == {"cat": 100, "dog": 100}
     assert images.read(0).shape == (32, 32, 3)
+
+
+@pytest.fixture
+def chest_folder(tmp_path: Path) -> Path:
+    """As the chest X-rays of Kermany et al. lie: the kind of a pneumonia is in the file's name alone."""
+    seed = 100
+    for side, first in (("train", 0), ("test", 20)):
+        for person in range(first, first + 12):
+            kind = ("bacteria", "virus")[person % 2]
+            for number in (1, 2):
+                save(tmp_path / side / "PNEUMONIA" / f"person{person}_{kind}_{number}.jpeg", seed := seed + 1)
+            save(tmp_path / side / "NORMAL" / f"NORMAL2-IM-{person:04d}-0001.jpeg", seed := seed + 1)
+    return tmp_path
+
+
+KINDS = {"bacterial": r"^person\d+_bacteria_", "viral": r"^person\d+_virus_"}
+
+
+def test_classes_may_be_in_the_names_of_the_files(chest_folder: Path) -> None:
+    images, proof = load(
+        folder=chest_folder, classes=("bacterial", "viral"), class_patterns=KINDS, leave_out=("NORMAL",),
+        group="kermany-chest", split={"fractions": {"train": 0.75, "test": 0.25}},
+    )  # fmt: skip
+    assert len(images) == 48 and set(images.counts().values()) == {24}
+    for name, label in zip(images.names, images.labels, strict=True):
+        assert ("_virus_" in name) == (images.classes[label] == "viral")
+    assert set(proof.shared_groups.values()) == {0}, "no person is on two sides"
+    assert "viral where the file's name has" in "\n".join(proof.lines())
+
+
+def test_files_without_a_pattern_have_the_class_of_their_folder(chest_folder: Path) -> None:
+    names = ("NORMAL", "bacterial", "viral")
+    images = read_class_folders(chest_folder, names, class_patterns=KINDS)
+    assert images.counts() == {"NORMAL": 24, "bacterial": 24, "viral": 24}
+    save(chest_folder / "train" / "PNEUMONIA" / "person9.jpeg", 7)
+    with pytest.raises(UsageError, match="class 'PNEUMONIA' in neither list"):
+        read_class_folders(chest_folder, names, class_patterns=KINDS)
+    with pytest.raises(UsageError, match="patterns of two classes, a and b"):
+        read_class_folders(chest_folder, class_patterns={"a": "person", "b": "virus"})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"folder": ".", "class_patterns": KINDS}, "with `classes` named"),
+        ({"csv": "a.csv", "classes": ("a", "b"), "class_patterns": KINDS}, "are for a folder"),
+        ({"folder": ".", "classes": ("a", "b"), "class_patterns": {"a": "("}}, "no regular expression"),
+    ],
+)
+def test_patterns_that_cannot_be_meant_are_refused(content: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        validated(content, ImagesConfig)
+
+
+def test_the_configurations_of_chest_xrays_fit_the_published_folders(chest_folder: Path) -> None:
+    configs = Path(__file__).parents[3] / "configs"
+    for name, counts in (("train-cxr-from-oct", [24, 48]), ("train-cxr-bacterial-viral", [24, 24])):
+        config = read_classify_config(configs / f"{name}.yaml", chest_folder)
+        images, _ = load_images(config.images)
+        assert list(images.counts().values()) == counts
+        assert config.weights == chest_folder / "../out/oct/model.safetensors"
+    full, limited = (read_classify_config(configs / f"train-oct{end}.yaml") for end in ("", "-limited"))
+    assert limited.limit_per_class == 1000
+    same = {"images", "trunk", "weights", "input_px", "batch_size", "augmentation", "sampling"}
+    assert limited.model_dump(include=same) == full.model_dump(include=same)

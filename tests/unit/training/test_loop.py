@@ -16,10 +16,17 @@ import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from torch import nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from medvision.core.errors import StoreError, UsageError
-from medvision.training.loop import Batch, LoopSettings, dealt, fit, write_checks
+from medvision.training.loop import (
+    Batch,
+    LoopSettings,
+    dealt,
+    decay_at,
+    decay_of_statistics,
+    fit,
+    write_checks,
+)
 
 SETTINGS = LoopSettings(steps=40, learning_rate=0.05, check_every=10, warmup=2, average=0.9)
 
@@ -195,7 +202,7 @@ def test_settings_are_checked() -> None:
 
 def plainly(net: nn.Module, settings: LoopSettings) -> nn.Module:
     """The same training, written out with nothing but PyTorch."""
-    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+    average: dict[str, torch.Tensor] = {}
     decayed = [p for p in net.parameters() if p.ndim > 1]
     free = [p for p in net.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
@@ -215,8 +222,26 @@ def plainly(net: nn.Module, settings: LoopSettings) -> nn.Module:
         functional.cross_entropy(net(inputs), targets).backward()
         nn.utils.clip_grad_norm_(net.parameters(), settings.clip)
         optimiser.step()
-        average.update_parameters(net)
-    return average.module
+        decay = min(settings.average, step / (step + 1))
+        for name, now in net.state_dict().items():
+            average[name] = torch.lerp(average[name], now, 1 - decay) if step else now.clone()
+    net.load_state_dict(average)
+    return net
+
+
+def test_the_average_of_a_short_training_owes_nothing_to_the_start() -> None:
+    assert [decay_at(step, 0.98) for step in (0, 1, 3, 49, 10_000)] == [0, 0.5, 0.75, 0.98, 0.98]
+    of_the_first = math.prod(decay_at(step, 0.98) for step in range(1, 60))
+    assert of_the_first < 0.02 < 0.3 < 0.98**59
+
+
+def test_averaged_statistics_of_norms_are_as_far_behind_as_the_weights() -> None:
+    assert decay_of_statistics(0.5) == 0 and decay_of_statistics(0.9) == pytest.approx(0, abs=1e-9)
+    assert decay_of_statistics(0.98) == pytest.approx(40 / 41)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    found = fit(net, batch, functional.cross_entropy, replace(SETTINGS, steps=10)).net
+    assert int(found[1].num_batches_tracked) == 10
 
 
 def test_on_the_cpu_in_float32_the_weights_are_those_of_plain_pytorch() -> None:
@@ -332,7 +357,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from medvision.training.loop import LoopSettings, fit
+from medvision.training.loop import LoopSettings, decay_at, decay_of_statistics, fit
 
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 2))

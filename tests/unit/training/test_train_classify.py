@@ -17,6 +17,7 @@ from medvision.models.classifiers.start import begin, build, head_of
 from medvision.models.image_contract import Scope
 from medvision.models.image_model import logits_of, read_image_model
 from medvision.models.weights import digest_state, write_weights
+from medvision.ops.appearance import Appearance
 from medvision.ops.resize import fit_square
 from medvision.training.classify import Staged, train_classify
 from medvision.training.classify_config import ImageAugmentation, TrainClassifyConfig
@@ -103,12 +104,18 @@ def test_the_file_alone_gives_the_predictions_of_the_training(trained: Path, dis
 def test_scope_knows_its_own_images_and_flags_strangers(trained: Path, discs: Path) -> None:
     scope = read_image_model(trained / "model.safetensors").contract.scope
     assert scope is not None and scope.grey and scope.smallest_px == 60
-    fine = {"shape": (60, 72), "brightness": 0.4, "is_grey": True, "energy": scope.energy - 1}
-    assert scope.complaints(**fine) == []  # type: ignore[arg-type]
-    strange = scope.complaints(shape=(20, 200, 3), brightness=0.99, is_grey=False, energy=scope.energy + 1)
-    assert len(strange) == 5
+    assert scope.complaints(Appearance((60, 72), 0.4, colour=0.0), scope.energy - 1) == []
+    strange = scope.judge(Appearance((20, 200), 0.99, colour=40.0), scope.energy + 1)
+    assert [measure.name for measure, _ in strange if not measure.ok] == [
+        "smaller side",
+        "aspect",
+        "brightness",
+        "colour",
+        "energy",
+    ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_like_an_undisturbed_one(
     trained: Path, discs: Path, tmp_path: Path
 ) -> None:
@@ -150,6 +157,90 @@ def test_a_trunk_of_any_library_keeps_its_weights_and_gets_a_new_head(name: str,
     same = {key for key in own if own[key].shape == given[key].shape and torch.equal(own[key], given[key])}
     assert {key for key in own if not key.startswith(start.head)} <= same
     assert own[f"{start.head[0]}.weight"].shape[0] == 3
+
+
+def test_own_weights_bring_their_trunk_and_the_head_where_the_classes_are_the_same(
+    trained: Path, discs: Path
+) -> None:
+    file = trained / "model.safetensors"
+    model = read_image_model(file)
+    same, other = (
+        begin("slim-resnet", ("DISC", "SQUARE"), file, None),
+        begin("slim-resnet", ("A", "B"), file, None),
+    )
+    turned = begin("slim-resnet", ("SQUARE", "DISC"), file, None)
+    head, stem = model.net.state_dict()["head.weight"], model.net.state_dict()["stem.0.weight"]
+    assert torch.equal(same.net.state_dict()["head.weight"], head) and same.loaded == other.loaded + 2
+    for start in (other, turned):
+        assert torch.equal(start.net.state_dict()["stem.0.weight"], stem)
+        assert not torch.equal(start.net.state_dict()["head.weight"], head)
+    assert other.said == "weights of model.safetensors (slim-resnet of DISC, SQUARE), head left out"
+    assert same.head == other.head == ("head",), "a stage that trains the head trains it in either case"
+    with pytest.raises(
+        WeightsError, match=r"are of slim-resnet, and the network to train is resnet18; say `trunk: sl"
+    ):
+        begin("resnet18", 2, file, None)
+
+
+def test_own_weights_bring_their_normalisation(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    contract = {"architecture": "slim-resnet", "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.4]}
+    write_weights(file, build("slim-resnet", 2).state_dict(), contract)
+    start = begin("slim-resnet", 3, file, None)
+    assert (start.recipe.mean, start.recipe.std) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.4))
+
+
+def test_a_training_continues_from_the_weights_that_the_command_names(
+    trained: Path, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"name: x\ntrunk: slim-resnet\ninput_px: 64\ncheck_every: 5\nbatch_size: 8\nimages: {{folder: {discs}, "
+        "group: kermany-oct, split: {fractions: {train: 0.6, test: 0.4}}}\nstages: [{train: head, steps: 5}]\n"
+    )
+    own = str(trained / "model.safetensors")
+    command = ["train", "classify", "--config", str(file), "--weights", own, "--out", str(tmp_path / "out")]
+    assert medvision(command) == 0
+    card = (tmp_path / "out" / "model-card.md").read_text()
+    assert "From weights of model.safetensors (slim-resnet of DISC, SQUARE), head included." in card
+    start = json.loads((tmp_path / "out" / "report.json").read_bytes())["start"]
+    assert start["digest"] == json.loads((trained / "report.json").read_bytes())["weights_digest"]
+
+
+def names_of_the_other_port(repeats: tuple[int, ...]) -> list[str]:
+    """Of an EfficientNet without squeeze and excitation, as the package efficientnet_lite_pytorch calls its tensors."""
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = ["_conv_stem.weight", *(f"_bn0.{part}" for part in norm)]
+    for block in range(sum(repeats)):
+        layers = [("_expand_conv", "_bn0")] if block else []
+        for conv, bn in [*layers, ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")]:
+            names += [f"_blocks.{block}.{conv}.weight", *(f"_blocks.{block}.{bn}.{part}" for part in norm)]
+    return [*names, "_conv_head.weight", *(f"_bn1.{part}" for part in norm), "_fc.weight", "_fc.bias"]
+
+
+def test_published_weights_of_another_port_are_renamed(tmp_path: Path) -> None:
+    own = build("timm/tf_efficientnet_lite0", 1000).state_dict()
+    names = names_of_the_other_port((1, 2, 2, 3, 3, 4, 1))
+    assert len(names) == len(own), "both ports list the same tensors in the same order"
+    file = tmp_path / "published.pth"
+    torch.save(dict(zip(names, own.values(), strict=True)), file)
+    start = begin("timm/tf_efficientnet_lite0", 2, file, None)
+    found = start.net.state_dict()
+    assert start.loaded == len(own) - 2 and start.head == ("classifier",)
+    assert all(torch.equal(found[name], own[name]) for name in own if not name.startswith("classifier"))
+    torch.save({name: own[key] for name, key in zip(names[:40], own, strict=False)}, file)
+    with pytest.raises(WeightsError, match="are missing, such as"):
+        begin("timm/tf_efficientnet_lite0", 2, file, None)
+
+
+@pytest.mark.parametrize("name", ["timm/tf_efficientnet_lite0", "mobilenet_v3_small"])
+def test_a_new_head_of_few_classes_begins_small(name: str) -> None:
+    """EfficientNets draw by the number of classes: up to 0.5 for four, over 1,280 features."""
+    start = begin(name, 4, None, None)
+    layer = start.net.get_submodule(start.head[0])
+    assert isinstance(layer, torch.nn.Linear)
+    assert layer.weight.abs().max() <= 1 / layer.in_features**0.5
+    assert layer.weight.std() > 0.5 / layer.in_features**0.5, "and is drawn, not zero"
 
 
 def test_weights_are_fetched_only_when_that_is_asked_for(
@@ -218,8 +309,8 @@ def test_oblong_images_become_squares(how: str, where: int | None) -> None:
 
 def test_scope_of_images_in_colour() -> None:
     scope = Scope(energy=0, brightness=(0, 1), aspect=(0.5, 2), smallest_px=8, grey=False)
-    assert scope.complaints(shape=(9, 9), brightness=0.5, is_grey=True, energy=-1) == [
-        "it is grey, and the training images were in colour"
+    assert scope.complaints(Appearance((9, 9), 0.5, colour=0.0), energy=-1) == [
+        "it is grey (the training images were in colour)"
     ]
 
 

@@ -257,6 +257,7 @@ def test_the_command_trains(cohort: Cohort, tmp_path: Path, capsys: pytest.Captu
     assert digest_state(read_weights(tmp_path / "o" / "model.safetensors")[0])
 
 
+@pytest.mark.slow
 def test_learning_tells_tumour_from_tissue(cohort: Cohort, tmp_path: Path) -> None:
     report = train_ncrf(config_of(cohort, steps=60, check_every=60, average=0.9), tmp_path / "out")
     found: npt.NDArray[np.float64] = np.array([figures["auc"].value for figures in report.figures.values()])

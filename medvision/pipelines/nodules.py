@@ -1,0 +1,384 @@
+"""One chest CT to its nodules: lungs, candidates, their probability by a reduction, sizes, and a report."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from medvision.core.digest import digest_json
+from medvision.core.errors import UnreadableSourceError
+from medvision.engine.engine import EngineSettings, PatchEngine
+from medvision.models.nodules.contract import DetectorContract
+from medvision.models.nodules.run import Detection, Lungs, detect_candidates, lungs_in, read_coarse, rescore
+from medvision.ops.candidates import Candidates
+from medvision.pipelines.configured_nodules import ReadyNet, ReadyNodules, ready_nodules
+from medvision.pipelines.device import compute
+from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.nodule_findings import (
+    Floats,
+    Sides,
+    describe_finding,
+    scan_checks,
+    tell_sides,
+    with_crops,
+    write_findings,
+    write_projections,
+)
+from medvision.pipelines.slide_result import failed_outcome
+from medvision.report.build import RESULT, RUN
+from medvision.report.render import HTML, write_report
+from medvision.sources.base import Values, VolumeSource
+from medvision.sources.guarded import Limits
+from medvision.sources.spacing import require_spacing
+from medvision.sources.volume import open_volume
+from medvision.store.files import make_output, safe_name, safe_names
+from medvision.store.image_records import FigureInfo
+from medvision.store.luna16_files import Points, series_name, write_candidates
+from medvision.store.provenance import new_run_id, software_versions, utc_now
+from medvision.store.records import RunRecord, SlideOutcome, Status
+from medvision.store.scan_records import Finding, NoduleModelInfo, NoduleResult, ScanInfo
+from medvision.store.store import ResultSpec, ResultStore
+
+CANDIDATES = "candidates.csv"
+
+
+def find_nodules(
+    scan: Path,
+    out: Path,
+    config: NoduleConfig,
+    name: str | None = None,
+    on_plan: Callable[[str, int], None] | None = None,
+    on_windows: Callable[[int], None] | None = None,
+    stop: threading.Event | None = None,
+    *,
+    alias: str | None = None,
+    limits: Limits | None = None,
+) -> SlideOutcome:
+    """Search one scan, into `out/<name>/`: the record (`NoduleResult` in `result.json`), candidates, pictures, report.
+
+    Parameters and outcome are those of `analyze_slide`. The outcome's `regions` counts the findings, its `probability`
+    is the highest score, and its `label` says whether there is a finding. A scan without lungs is "QC rejected",
+    unless `config` has it searched all the same. With `limits`, the scan is read by a process of its own that may not
+    exceed them.
+
+    A result of the same content, weights, configuration and code that verifies is kept ("unchanged"). What goes wrong
+    with the scan is the outcome's status and reason; what is wrong with the configuration raises.
+    """
+    started, began = time.perf_counter(), utc_now()
+    ready = check_nodule_config(config)
+    make_output(out)
+    name = safe_name(scan) if name is None else name
+    settings = EngineSettings(device=config.device, batch_size=config.batch_size, readers=2)
+    engine = PatchEngine(settings, on_windows, stop)
+    work: _Search | None = None
+    try:
+        with contextlib.closing(open_scan(scan, config, limits)) as source:
+            shown = scan.name if alias is None else alias
+            work = _Search(source, shown, name, out, config, ready, engine, on_plan, started, began)
+            return work.outcome(str(scan) if alias is None else alias)
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong with a scan is its outcome
+        failed = failed_outcome(scan, name, error, time.perf_counter() - started, alias)
+        return failed if work is None else failed.model_copy(update={"digests": work.spec.digests})
+
+
+def find_each(
+    scans: Sequence[Path],
+    out: Path,
+    config: NoduleConfig,
+    on_plan: Callable[[str, int], None] | None = None,
+    on_windows: Callable[[int], None] | None = None,
+) -> Iterator[SlideOutcome]:
+    """Search scans, each into a folder below `out`, in order; one that fails does not stop the others."""
+    stop = threading.Event()
+    for scan, name in zip(scans, safe_names(scans), strict=True):
+        yield find_nodules(scan, out, config, name, on_plan, on_windows, stop)
+
+
+def check_nodule_config(config: NoduleConfig) -> ReadyNodules:
+    """The networks of `config`, before any scan is read.
+
+    Raises:
+        MedvisionError: if one is not there, or none of its kind, or there is no such device.
+    """
+    return ready_nodules(config)
+
+
+def open_scan(path: Path, config: NoduleConfig, limits: Limits | None = None) -> VolumeSource:
+    """The scan, which holds Hounsfield units at a spacing that can be measured with.
+
+    Raises:
+        UnreadableSourceError: if it cannot be opened, is no volume, or its values are no Hounsfield units.
+        SpacingError: if its spacing is missing or out of range.
+    """
+    source = open_volume(path, config.volume_spacing, limits)
+    try:
+        require_spacing(source, "mm")
+        if source.quantity != "HU":
+            modality = source.metadata.get("modality", "")
+            why = (
+                f"is {modality}, whose values are not Hounsfield units"
+                if modality
+                else f"does not say that its values are Hounsfield units ({source.vendor}), and they are not like "
+                "those of a chest CT, which holds air"
+            )
+            raise UnreadableSourceError(f"{path}: {why}; nodules are looked for in CT alone")
+    except Exception:
+        source.close()
+        raise
+    return source
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What the networks and measures say of a scan. `scores` are those of `candidates`, falling."""
+
+    coarse: Values
+    lungs: Lungs
+    sides: Sides
+    detection: Detection | None
+    candidates: Candidates
+    scores: Floats
+    unscored: int
+
+
+@dataclass(eq=False)
+class _Search:
+    """One scan being searched."""
+
+    source: VolumeSource
+    shown: str
+    name: str
+    out: Path
+    config: NoduleConfig
+    ready: ReadyNodules
+    engine: PatchEngine
+    on_plan: Callable[[str, int], None] | None
+    started: float
+    began: str
+    batch_size: int | None = None
+    rate: float | None = None
+
+    @cached_property
+    def spec(self) -> ResultSpec:
+        """Everything that the result depends on."""
+        return ResultSpec(
+            kind="nodules",
+            name=self.shown,
+            source=self.source.id,
+            model=self.ready.digest,
+            config={
+                **self.config.findings_fields(),
+                "precision": [net.runner.precision for net in self.ready.nets],
+                "backend": [net.runner.backend for net in self.ready.nets],
+            },
+        )
+
+    def outcome(self, called: str) -> SlideOutcome:
+        """Make or find the result, with its report, and say what became of the scan."""
+        entry = ResultStore(self.out).get_or_make(self.spec, self._make, name=self.name, of_run=(RUN, HTML))
+        result = NoduleResult.model_validate_json((entry.folder / RESULT).read_bytes())
+        done: Status = "done" if entry.made else "unchanged"
+        return SlideOutcome(
+            slide=called,
+            name=self.name,
+            status="QC rejected" if result.verdict == "QC rejected" else done,
+            reason=result.reason,
+            probability=result.probability,
+            label=result.label,
+            regions=len(result.findings),
+            windows=result.windows,
+            unread=result.unread,
+            seconds=round(time.perf_counter() - self.started, 3),
+            digests=self.spec.digests,
+            batch_size=self.batch_size if entry.made else None,
+            device=str(self.engine.device) if entry.made else "",
+        )
+
+    def _make(self, folder: Path) -> None:
+        """Compute everything and write it into `folder`, which the store then puts in place at once."""
+        found = compute(str(self.engine.device), self.engine.stop, self._search)
+        result = self._result(found, folder)
+        (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / RUN).write_text(self._run_record().model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_report(folder)
+
+    def _search(self) -> _Found:
+        config, source = self.config, self.source
+        coarse = read_coarse(source)
+        lungs = lungs_in(coarse, config.margin_mm)
+        sides = tell_sides(lungs)
+        nobody = _none()
+        if not lungs.found and not config.without_lungs:
+            return _Found(coarse, lungs, sides, None, nobody, np.empty(0), 0)
+        detection = detect_candidates(
+            self.ready.detector.runner, source, self.engine, lungs=lungs, on_plan=self._planned
+        )
+        self.batch_size, self.rate = detection.stats.batch_size, detection.stats.windows_per_second
+        candidates = detection.candidates
+        scores = candidates.scores
+        if self.ready.reduction is not None:
+            scores = rescore(self.ready.reduction.runner, source, candidates.centres, self.engine)
+        order = np.lexsort((np.arange(len(scores)), -scores))  # NaN comes last
+        order = order[np.isfinite(scores[order])][: config.candidates]
+        unscored = int(np.isnan(scores).sum())
+        return _Found(coarse, lungs, sides, detection, candidates.take(order), scores[order], unscored)
+
+    def _planned(self, windows: int) -> None:
+        if self.on_plan is not None:
+            self.on_plan(self.name, windows)
+
+    def _result(self, found: _Found, folder: Path) -> NoduleResult:
+        config, source = self.config, self.source
+        assert source.frame is not None, "a scan with a spacing has a frame"
+        series = series_name(self.shown)
+        centres = source.frame.to_world(found.candidates.centres)
+        write_candidates(folder / CANDIDATES, {series: Points(centres, found.scores)})
+        findings = self._findings(found, folder)
+        write_findings(findings, series, folder)
+        rejected = found.detection is None
+        fields = config.findings_fields()
+        return NoduleResult(
+            verdict="QC rejected" if rejected else "done",
+            reason="no lungs were found, so that nothing was looked for" if rejected else "",
+            scan=self._info(series),
+            models=tuple(describe_net(net) for net in self.ready.nets),
+            config=fields,
+            config_digest=digest_json(fields),
+            software=software_versions(),
+            threshold=config.threshold,
+            candidates=len(found.scores),
+            highest=round(float(found.scores[0]), 6) if len(found.scores) else None,
+            findings=findings,
+            lungs=found.sides.info,
+            windows=0 if found.detection is None else found.detection.stats.windows,
+            unread=0 if found.detection is None else found.detection.unread,
+            qc=scan_checks(source, found.lungs, found.sides.info),
+            limits=_limits(found, findings, config),
+            images=write_projections(found.coarse, folder),
+        )
+
+    def _findings(self, found: _Found, folder: Path) -> tuple[Finding, ...]:
+        listed = [
+            describe_finding(number, self.source, found.candidates, number - 1, float(score), found.sides)
+            for number, score in enumerate(found.scores, start=1)
+            if score >= self.config.threshold
+        ]
+        pictured = self.config.pictured
+        return tuple(with_crops(one, self.source, folder) if one.id <= pictured else one for one in listed)
+
+    def _info(self, series: str) -> ScanInfo:
+        source, spacing = self.source, require_spacing(self.source, "mm")
+        assert source.frame is not None, "a scan with a spacing has a frame"
+        planes, rows, columns = source.levels[0].shape
+        plane, row, column = spacing.values
+        return ScanInfo(
+            name=self.shown,
+            series=series,
+            digest=source.id,
+            reader=source.reader,
+            reader_reason=source.why,
+            vendor=source.vendor,
+            shape=(planes, rows, columns),
+            spacing_mm=(plane, row, column),
+            spacing_origin=spacing.origin,
+            axes=source.frame.letters,
+            oblique_degrees=round(source.frame.obliqueness, 2),
+            quantity=source.quantity,
+            metadata=dict(source.metadata),
+            notes=source.notes,
+        )
+
+    def _run_record(self) -> RunRecord:
+        runner = self.ready.detector.runner
+        return RunRecord(
+            run_id=new_run_id(),
+            started_utc=self.began,
+            finished_utc=utc_now(),
+            seconds=round(time.perf_counter() - self.started, 3),
+            device=str(self.engine.device),
+            batch_size=self.batch_size or self.config.batch_size,
+            precision=runner.precision,
+            backend=runner.backend,
+            tiles_per_second=self.rate,
+            command=nodules_command(self.config),
+        )
+
+
+def describe_net(net: ReadyNet) -> NoduleModelInfo:
+    """A network, as its contract says it."""
+    contract = net.model.contract
+    return NoduleModelInfo(
+        role="detector" if isinstance(contract, DetectorContract) else "reduction",
+        name=net.model.name,
+        version=contract.version,
+        digest=net.digest,
+        architecture=contract.architecture,
+        window=contract.window,
+        spacing_mm=contract.spacing_mm,
+        hu=contract.hu,
+        temperature=contract.temperature,
+        calibration=contract.calibration,
+        figures={name: FigureInfo(**one.model_dump()) for name, one in contract.figures.items()},
+    )
+
+
+def nodules_command(config: NoduleConfig) -> str:
+    """The command with every parameter that is not a default; no paths, which may name a patient."""
+    changed = config.model_dump(exclude_defaults=True, exclude={"detector", "reduction"})
+    options = []
+    for name, value in changed.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{'' if value else 'no-'}{flag}")
+        elif isinstance(value, tuple):
+            options += [f"--{flag}", *map(str, value)]
+        else:
+            options.append(f"--{flag}={value}")
+    return shlex.join(["medvision", "nodules", *options])
+
+
+def _none() -> Candidates:
+    empty = np.empty(0)
+    return Candidates(np.empty((0, 3)), empty, empty, np.empty((0, 2, 3)), np.empty(0, np.int64))
+
+
+def _limits(found: _Found, findings: tuple[Finding, ...], config: NoduleConfig) -> tuple[str, ...]:
+    """Sentences on what the result does not cover."""
+    if found.detection is None:
+        return ("No network ran: the scan shows no lungs by the steps of the lung mask.",)
+    notes = [
+        "Only what the networks were trained to find is looked for; whatever else the scan shows is not reported.",
+        "Size bands are those of Lung-RADS 2022 for a solid nodule at a first screening. Whether a nodule is solid, "
+        "has grown or is benign is not judged, and no category is given.",
+    ]
+    if config.reduction is None:
+        notes.append("No reduction of false positives ran: scores are the detector's.")
+    if not found.lungs.found:
+        notes.append("No lungs were found, so the whole scan was searched, and sides are not told.")
+    elif found.sides.info.count != 2:
+        notes.append("The two lungs could not be told apart, so sides are not told.")
+    boxed = sum(one.size_from == "detector" for one in findings)
+    if boxed:
+        notes.append(
+            f"{boxed} of {len(findings)} findings could not be segmented, as happens at the chest wall and at vessels: "
+            "their diameter is that of the detector's box, which is coarser."
+        )
+    if found.detection.unread:
+        notes.append(f"{found.detection.unread} windows could not be decoded; nothing was looked for there.")
+    if found.unscored:
+        notes.append(
+            f"{found.unscored} candidates could not be judged, as their surroundings could not be decoded."
+        )
+    if len(findings) > config.pictured:
+        notes.append(f"The {config.pictured} most certain of {len(findings)} findings are pictured.")
+    if len(found.scores) == config.candidates:
+        notes.append(f"At most {config.candidates} candidates are kept; there may be more.")
+    return tuple(notes)
