@@ -12,6 +12,7 @@ DEMO ?= demo
 PEERS ?= .venv-peers
 PEERS_ARGS ?=
 STUDY_ARGS ?=
+NODULES ?= out/study-nodules
 FAULTS ?= out/faults.md
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -20,7 +21,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study install clean
+.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study study-nodules install clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,6 +69,17 @@ bench-peers: $(STAMP) ## beside other tools from PyPI, in environments of their 
 
 study: $(STAMP) ## train and score every pathology method on one synthetic cohort; within an hour
 	$(BIN)/python tests/benchmarks/cohort_study.py --out out/study $(STUDY_ARGS)
+
+study-nodules: $(STAMP) ## train and score a nodule detector and its reduction on synthetic chest CT; within an hour
+	$(BIN)/medvision synthesize chest --out $(NODULES)/chest --scans 48 --seed 7 --nodules 2 6 --spacing 1.5 0.9 --folds 8
+	$(BIN)/medvision train nodules --config configs/train-nodules.yaml --data $(NODULES)/chest --out $(NODULES)/detector
+	$(BIN)/medvision train nodule-fpr --config configs/train-nodule-fpr.yaml --data $(NODULES)/chest \
+	  --candidates $(NODULES)/detector/candidates-all.csv --out $(NODULES)/reduction
+	for step in detector reduction; do \
+	  $(BIN)/medvision evaluate luna16 --candidates $(NODULES)/$$step/candidates.csv \
+	    --seriesuids $(NODULES)/$$step/seriesuids.csv --annotations $(NODULES)/chest/annotations.csv \
+	    --excluded $(NODULES)/chest/annotations_excluded.csv --out $(NODULES)/scores-$$step; \
+	done
 
 install: $(STAMP) ## make .venv and nothing else
 

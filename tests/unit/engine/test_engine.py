@@ -357,6 +357,16 @@ def test_each_object_is_kept_once_whatever_the_overlap() -> None:
     assert sorted(tuple(int(v) for v in box[0]) for box in found.boxes) == sorted(truth)
 
 
+def test_a_source_without_any_object_gives_none() -> None:
+    source = ArraySource(np.zeros((64, 80, 1), np.uint8), fill=0)
+    plan = grid(source.id, (64, 80), (32, 32))
+    model = unit_model((32, 32), Blobs(), output="objects")
+    object.__setattr__(model, "activation", find_bright)
+    found, _ = engine(batch_size=3).run(source, plan, model, ObjectSink(plan))
+    assert found.boxes.shape == (0, 2, 2)
+    assert found.scores.shape == found.labels.shape == (0,)
+
+
 def test_many_small_jobs_share_batches() -> None:
     sources = [ArraySource(noise((8, 8), seed=k)) for k in range(25)]
     calls = Interrupting(10**6)
