@@ -74,7 +74,7 @@ def test_findings_lie_where_the_voxels_are(held: NoduleScans) -> None:
             ball = held.reader.window(
                 scan.path, (voxel - 1).tolist(), (3, 3, 3), Spacing((2.5, 1.8, 1.8), "mm")
             )
-            assert abs(float(ball.mean()) - 40) < 30
+            assert abs(float(np.median(ball)) - 40) < 30, "a corner may lie outside a small ball"
         assert len(scan.excluded) == (2 if scan.uid == "1.2.0" else 0)
         assert (scan.excluded_mm == 10).all()
 
