@@ -157,6 +157,7 @@ def test_a_detector_of_slices_wants_three_slices_of_some_size() -> None:
             net(torch.rand(shape))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rate", "steps"), [("faster-rcnn-vgg-slim", 3e-3, 40), ("retinanet3d-slim", 3e-3, 40)]
 )

@@ -160,7 +160,8 @@ def test_only_what_may_pass_is_worth_another_try(prefect_home: Path) -> None:
     assert not worth(ValueError("a mistake of ours"))
 
 
-@pytest.mark.parametrize("runner", ["process", pytest.param("dask", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runner", ["process", "dask"])
 def test_workers_write_what_one_process_writes(
     runner: str,
     prefect_home: Path,
