@@ -278,7 +278,9 @@ def test_weights_come_back_as_they_were_written(name: str, tmp_path: Path) -> No
     said = contract(name, temperature=2.0)
     write_nodule_model(path, network(name), said)
     model = read_nodule_model(path, said.kind)
-    assert model.contract == said
+    assert model.contract == said and model.name == tmp_path.name, (
+        "the folder's, as trainings name all files alike"
+    )
     assert model.digest == NoduleModel("any", network(name), said).digest
     assert model.digest != NoduleModel("any", network(name), contract(name)).digest
     with torch.inference_mode():
