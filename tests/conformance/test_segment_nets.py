@@ -151,6 +151,8 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
     assert all(bool(weights.grad.isfinite().all()) for weights in net.parameters())
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # of sizes; the answers say whether it matters
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_are_the_same_again_in_any_batch_and_traced(name: str) -> None:
     net, some = network(name), windows(name)
@@ -333,6 +335,18 @@ def test_weights_of_a_classifier_start_a_trunk(tmp_path: Path) -> None:
         expected = classifier.eval().features(some.expand(-1, 3, -1, -1))
         torch.testing.assert_close(colour_net.trunk(some.expand(-1, 3, -1, -1))[-1], expected)
         torch.testing.assert_close(grey_net.trunk(some)[-1], expected)
+
+
+@pytest.mark.parametrize("name", ["sharpmask", "deeplab-v3-cascaded"])
+def test_weights_of_a_residual_classifier_start_its_stages(name: str, tmp_path: Path) -> None:
+    net = build_segment_net(slim_segment_contract(name))
+    torch.manual_seed(1)
+    whole = ResNet("resnet50", 3, slim_segment_contract(name).options.width)
+    write_weights(tmp_path / "r.safetensors", {**whole.state_dict(), "fc.weight": torch.zeros((9, 4))}, {})
+    load_trunk(net, tmp_path / "r.safetensors")
+    taken = net.classifier().state_dict()
+    assert "layer3.0.conv1.weight" in taken
+    assert all(torch.equal(value, whole.state_dict()[key]) for key, value in taken.items())
 
 
 def test_dense_layers_of_a_classifier_become_convolutions(tmp_path: Path) -> None:

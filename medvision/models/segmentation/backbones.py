@@ -112,17 +112,17 @@ class VGG(nn.Module):
 
 
 _INCEPTIONS = {
-    "3a": (192, 64, 96, 128, 16, 32, 32),
-    "3b": (256, 128, 128, 192, 32, 96, 64),
-    "4a": (480, 192, 96, 208, 16, 48, 64),
-    "4b": (512, 160, 112, 224, 24, 64, 64),
-    "4c": (512, 128, 128, 256, 24, 64, 64),
-    "4d": (512, 112, 144, 288, 32, 64, 64),
-    "4e": (528, 256, 160, 320, 32, 128, 128),
-    "5a": (832, 256, 160, 320, 32, 128, 128),
-    "5b": (832, 384, 192, 384, 48, 128, 128),
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 208, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 32, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
 }
-"""Channels before; of the paths 1, 3 (reduced, then), 5 (reduced, then) and pool. Szegedy et al., CVPR 2015."""
+"""Channels of the paths 1, 3 (reduced, then), 5 (reduced, then) and pool. Szegedy et al., CVPR 2015."""
 
 
 class GoogLeNet(nn.Module):
@@ -140,7 +140,7 @@ class GoogLeNet(nn.Module):
         self.maxpool3 = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.maxpool4 = nn.MaxPool2d(2)
         before, found = second, []
-        for name, (_, one, *middle, pool) in _INCEPTIONS.items():
+        for name, (one, *middle, pool) in _INCEPTIONS.items():
             widths = [scaled(n, width) for n in (one, *middle, pool)]
             self.add_module(f"inception{name}", Inception(before, *widths))
             before = widths[0] + widths[2] + widths[4] + widths[5]

@@ -10,8 +10,9 @@ are multiples of 8. Answers over several sizes of the image, a part of v2's figu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -83,37 +84,19 @@ def build_resnet(contract: SegmentContract) -> DeepLab:
 
 _ON_VGG = frozenset({"width", "norm", "dropout", "frozen_trunk"})
 _V1, _V2 = "Chen et al., ICLR 2015", "Chen et al., TPAMI 2018"
-for _name, _build, _paper, _count, _reads, _width in (
-    ("deeplab-v1", partial(build_vgg, side=7, channels=4096, rates=(4,)), _V1, 134_268_738, _ON_VGG, 0.125),
-    (
-        "deeplab-v1-largefov",
-        partial(build_vgg, side=3, channels=1024, rates=(12,)),
-        f"{_V1} (LargeFOV)",
-        20_485_954,
-        _ON_VGG,
-        0.125,
-    ),
-    (
-        "deeplab-v2-vgg16",
-        partial(build_vgg, side=3, channels=1024, rates=ASPP_RATES),
-        f"{_V2} (ASPP)",
-        37_799_752,
-        _ON_VGG,
-        0.125,
-    ),
-    (
-        "deeplab-v2-resnet101",
-        build_resnet,
-        f"{_V2} (ASPP)",
-        42_647_624,
-        frozenset({"width", "trunk", "frozen_trunk"}),
-        0.0625,
-    ),
-):
-    _slim = {"width": _width} | ({"trunk": "resnet50"} if "trunk" in _reads else {})
+
+
+def _register(
+    name: str,
+    build: Callable[[SegmentContract], DeepLab],
+    paper: str,
+    parameters: int,
+    reads: frozenset[str],
+    slim: Mapping[str, Any],
+) -> None:
     register_segmenter(
         SegmentContract(
-            architecture=_name,
+            architecture=name,
             classes=("background", "foreground"),
             channels=3,
             window=(256, 256),
@@ -121,12 +104,29 @@ for _name, _build, _paper, _count, _reads, _width in (
             std=IMAGENET_STD,
             options=SegmentOptions(dropout=0.5),
         ),
-        _build,
+        build,
         home=f"{__name__}:DeepLab",
         family="DeepLab",
-        paper=_paper,
-        parameters=_count,
+        paper=paper,
+        parameters=parameters,
         multiple=lambda _contract: STRIDE,
-        reads=_reads,
-        slim={"window": (64, 64), "options": _slim},
+        reads=reads,
+        slim={"window": (64, 64), "options": slim},
     )
+
+
+_large = partial(build_vgg, side=7, channels=4096, rates=(4,))
+_field = partial(build_vgg, side=3, channels=1024, rates=(12,))
+_pyramid = partial(build_vgg, side=3, channels=1024, rates=ASPP_RATES)
+_eighth = {"width": 0.125}
+_register("deeplab-v1", _large, _V1, 134_268_738, _ON_VGG, _eighth)
+_register("deeplab-v1-largefov", _field, f"{_V1} (LargeFOV)", 20_485_954, _ON_VGG, _eighth)
+_register("deeplab-v2-vgg16", _pyramid, f"{_V2} (ASPP)", 37_799_752, _ON_VGG, _eighth)
+_register(
+    "deeplab-v2-resnet101",
+    build_resnet,
+    f"{_V2} (ASPP)",
+    42_647_624,
+    frozenset({"width", "trunk", "frozen_trunk"}),
+    {"width": 0.0625, "trunk": "resnet50"},
+)

@@ -79,13 +79,10 @@ def _trunk(contract: SegmentContract, grid: tuple[int, ...]) -> ResNet:
     )
 
 
-for _name, _build, _paper, _count in (
-    ("deeplab-v3-cascaded", Cascaded, "cascaded", 82_667_586),
-    ("deeplab-v3", Parallel, "parallel, image-level features", 58_035_778),
-):
+def _register(build: type[Cascaded] | type[Parallel], name: str, form: str, parameters: int) -> None:
     register_segmenter(
         SegmentContract(
-            architecture=_name,
+            architecture=name,
             classes=("background", "foreground"),
             channels=3,
             window=(256, 256),
@@ -93,12 +90,16 @@ for _name, _build, _paper, _count in (
             std=IMAGENET_STD,
             options=SegmentOptions(norm="batch"),
         ),
-        _build,
-        home=f"{__name__}:{_build.__name__}",
+        build,
+        home=f"{__name__}:{build.__name__}",
         family="DeepLab",
-        paper=f"Chen et al., arXiv:1706.05587 ({_paper})",
-        parameters=_count,
+        paper=f"Chen et al., arXiv:1706.05587 ({form})",
+        parameters=parameters,
         multiple=lambda contract: contract.options.output_stride,
         reads=frozenset({"width", "trunk", "output_stride", "frozen_trunk"}),
         slim={"window": (64, 64), "options": {"width": 0.0625, "trunk": "resnet50"}},
     )
+
+
+_register(Cascaded, "deeplab-v3-cascaded", "cascaded", 82_667_586)
+_register(Parallel, "deeplab-v3", "parallel, image-level features", 58_035_778)

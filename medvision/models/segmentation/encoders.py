@@ -8,6 +8,7 @@ joins two of its parts: the way up of a U-Net, with its maps of every scale brou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
@@ -30,18 +31,18 @@ OTHER_LICENCE = "mit_"
 
 
 class EncoderNet(TrunkNet):
-    """Logits `(n, classes, *window)`: an encoder (`trunk`), a decoder, and a head that enlarges."""
+    """Logits `(n, classes, *window)`: an encoder (`trunk`), a decoder, a head, and interpolation to the window."""
 
-    def __init__(
-        self, contract: SegmentContract, encoder: nn.Module, decoder: nn.Module, head: nn.Module
-    ) -> None:
-        super().__init__(contract, encoder)
-        self.decoder, self.head = decoder, head
+    def __init__(self, contract: SegmentContract, built: Any, *, coarser: bool) -> None:
+        super().__init__(contract, built.encoder)
+        self.decoder: nn.Module = built.decoder
+        self.head: nn.Module = built.segmentation_head
+        self.coarser = coarser
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Logits."""
         logits: torch.Tensor = self.head(self.decoder(self.trunk(windows)))
-        return resized(logits, windows) if logits.shape[2:] != windows.shape[2:] else logits
+        return resized(logits, windows) if self.coarser else logits
 
 
 class UNetPyramid(nn.Module):
@@ -67,7 +68,7 @@ class UNetPyramid(nn.Module):
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """`(n, widths[-1], *window)` of the encoder's maps, the window itself first."""
         maps, levels = features[-1], []
-        blocks: list[nn.Module] = list(self.up.blocks)  # type: ignore[arg-type]
+        blocks = list(self.up.get_submodule("blocks").children())
         for place, (block, level) in enumerate(zip(blocks, self.levels, strict=True)):
             finer = features[-2 - place]
             across = finer if place < len(blocks) - 1 else None  # the window itself is not handed across
@@ -83,8 +84,8 @@ def build_unet(contract: SegmentContract) -> EncoderNet:
 
     channels = [scaled(n, contract.options.width) for n in UNET_CHANNELS]
     how = _interpolation(contract)
-    net = smp.Unet(**_common(contract, "resnet34"), decoder_channels=channels, decoder_interpolation=how)
-    return _net(contract, net)
+    built = smp.Unet(**_common(contract, "resnet34"), decoder_channels=channels, decoder_interpolation=how)
+    return EncoderNet(contract, built, coarser=False)
 
 
 def build_unet_fpn(contract: SegmentContract) -> EncoderNet:
@@ -101,35 +102,35 @@ def build_fpn(contract: SegmentContract) -> EncoderNet:
     import segmentation_models_pytorch as smp
 
     width = contract.options.width
-    net = smp.FPN(
+    built = smp.FPN(
         **_common(contract, "resnet50"),
         decoder_pyramid_channels=scaled(256, width),
         decoder_segmentation_channels=32 * scaled(4, width),
         decoder_interpolation=_interpolation(contract),
         upsampling=1,
     )
-    return _net(contract, net)
+    return EncoderNet(contract, built, coarser=True)
 
 
 def build_pspnet(contract: SegmentContract) -> EncoderNet:
     """The library's PSPNet on all stages of its encoder with maps of stride 8, as published, not on the first three."""
     import segmentation_models_pytorch as smp
 
-    net = smp.PSPNet(
+    built = smp.PSPNet(
         **_common(contract, "resnet50"),
         encoder_depth=5,
         psp_out_channels=scaled(512, contract.options.width),
         upsampling=1,
     )
-    net.encoder.make_dilated(8)
-    return _net(contract, net)
+    built.encoder.make_dilated(8)
+    return EncoderNet(contract, built, coarser=True)
 
 
 def build_linknet(contract: SegmentContract) -> EncoderNet:
     """The library's LinkNet."""
     import segmentation_models_pytorch as smp
 
-    return _net(contract, smp.Linknet(**_common(contract, "resnet18")))
+    return EncoderNet(contract, smp.Linknet(**_common(contract, "resnet18")), coarser=False)
 
 
 def build_deeplab(contract: SegmentContract) -> EncoderNet:
@@ -138,14 +139,14 @@ def build_deeplab(contract: SegmentContract) -> EncoderNet:
 
     options = contract.options
     stride = options.output_stride
-    net = smp.DeepLabV3Plus(
+    built = smp.DeepLabV3Plus(
         **_common(contract, "resnet101"),
         encoder_output_stride=stride,
         decoder_channels=scaled(256, options.width),
         decoder_atrous_rates=[rate * 16 // stride for rate in (6, 12, 18)],
         upsampling=1,
     )
-    return _net(contract, net)
+    return EncoderNet(contract, built, coarser=True)
 
 
 def _common(contract: SegmentContract, trunk: str) -> dict[str, Any]:
@@ -182,49 +183,25 @@ def _interpolation(contract: SegmentContract) -> str:
     return ways[how]
 
 
-def _net(contract: SegmentContract, built: Any) -> EncoderNet:
-    return EncoderNet(contract, built.encoder, built.decoder, built.segmentation_head)
-
-
 _TRUNK = frozenset({"width", "trunk", "frozen_trunk"})
 _ENLARGED = _TRUNK | {"upsampling"}
+_UNET = "Ronneberger et al., MICCAI 2015"
 _ON = "U-Net on a classifier"
-for _name, _build, _family, _paper, _multiple, _count, _reads in (
-    ("unet-resnet34", build_unet, _ON, "Ronneberger et al., MICCAI 2015", 32, 24_436_514, _ENLARGED),
-    (
-        "unet-fpn",
-        build_unet_fpn,
-        _ON,
-        "Ronneberger et al., MICCAI 2015; Lin et al., CVPR 2017",
-        32,
-        24_602_754,
-        _ENLARGED,
-    ),
-    ("fpn", build_fpn, "FPN", "Lin et al., CVPR 2017; Kirillov et al., CVPR 2019", 32, 26_116_162, _ENLARGED),
-    ("pspnet", build_pspnet, "PSPNet", "Zhao et al., CVPR 2017", 8, 29_813_314, _TRUNK),
-    (
-        "linknet",
-        build_linknet,
-        "LinkNet",
-        "Chaurasia & Culurciello, VCIP 2017",
-        32,
-        11_663_810,
-        _TRUNK - {"width"},
-    ),
-    (
-        "deeplab-v3-plus",
-        build_deeplab,
-        "DeepLab",
-        "Chen et al., ECCV 2018",
-        16,
-        45_669_970,
-        _TRUNK | {"output_stride"},
-    ),
-):
-    _slim = {"trunk": "mobilenet_v2"} | ({"width": 0.25} if "width" in _reads else {})
+
+
+def _register(
+    name: str,
+    build: Callable[[SegmentContract], EncoderNet],
+    family: str,
+    paper: str,
+    parameters: int,
+    reads: frozenset[str],
+    multiple: Callable[[SegmentContract], int] = lambda _contract: 32,
+) -> None:
+    slim: dict[str, Any] = {"trunk": "mobilenet_v2"} | ({"width": 0.25} if "width" in reads else {})
     register_segmenter(
         SegmentContract(
-            architecture=_name,
+            architecture=name,
             classes=("background", "foreground"),
             channels=3,
             window=(256, 256),
@@ -232,13 +209,31 @@ for _name, _build, _family, _paper, _multiple, _count, _reads in (
             std=IMAGENET_STD,
             options=SegmentOptions(norm="batch", upsampling="nearest"),
         ),
-        _build,
-        home=f"{__name__}:{_build.__name__}",
-        family=_family,
-        paper=f"{_paper} (segmentation-models-pytorch)",
-        parameters=_count,
-        multiple=lambda _contract, _multiple=_multiple: _multiple,
-        reads=_reads,
-        slim={"window": (64, 64), "options": _slim},
+        build,
+        home=f"{__name__}:EncoderNet",
+        family=family,
+        paper=f"{paper} (segmentation-models-pytorch)",
+        parameters=parameters,
+        multiple=multiple,
+        reads=reads,
+        slim={"window": (64, 64), "options": slim},
         licence="Apache-2.0; library MIT",
     )
+
+
+_register("unet-resnet34", build_unet, _ON, _UNET, 24_436_514, _ENLARGED)
+_register("unet-fpn", build_unet_fpn, _ON, f"{_UNET}; Lin et al., CVPR 2017", 24_602_754, _ENLARGED)
+_register("fpn", build_fpn, "FPN", "Lin et al., CVPR 2017; Kirillov et al., CVPR 2019", 26_116_162, _ENLARGED)
+_register(
+    "linknet", build_linknet, "LinkNet", "Chaurasia & Culurciello, VCIP 2017", 11_663_810, _TRUNK - {"width"}
+)
+_register("pspnet", build_pspnet, "PSPNet", "Zhao et al., CVPR 2017", 29_813_314, _TRUNK, lambda _contract: 8)
+_register(
+    "deeplab-v3-plus",
+    build_deeplab,
+    "DeepLab",
+    "Chen et al., ECCV 2018",
+    45_669_970,
+    _TRUNK | {"output_stride"},
+    lambda contract: contract.options.output_stride,
+)

@@ -37,6 +37,8 @@ class FCN(TrunkNet):
     The scored maps of stride 16 and 8 are VGG's and AlexNet's after their pools, and GoogLeNet's last of each stride.
     """
 
+    taps: torch.Tensor
+
     def __init__(self, contract: SegmentContract, *, trunk: Trunk, finest: int) -> None:
         options, classes = contract.options, len(contract.classes)
         net: VGG | AlexNet | GoogLeNet
@@ -53,24 +55,23 @@ class FCN(TrunkNet):
             net.add_module("fc7", nn.Conv2d(dense, dense, 1))
             last = dense
         super().__init__(contract, net)
-        self.dense, self.finest = bool(dense), finest
+        self.dense = {"vgg16": 7, "alexnet": 6, "googlenet": 0}[trunk]
+        self.finest = finest
         self.drop = nn.Dropout(options.dropout)
         self.score = _zero(nn.Conv2d(last, classes, 1))
         skips = [finer[1], finer[0]][: {32: 0, 16: 1, 8: 2}[finest]]
         self.scores = nn.ModuleList(_zero(nn.Conv2d(channels, classes, 1)) for channels in skips)
         self.grow = nn.ModuleList(_bilinear(classes) for _ in skips)
         self.register_buffer("taps", bilinear_taps(finest).repeat(classes, 1, 1, 1), persistent=False)
-        self.taps: torch.Tensor
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """Logits."""
         found = [each[1] if isinstance(each, tuple) else each for each in self.trunk(windows)]
         maps = found[-1]
         if self.dense:
-            side = self.trunk.fc6.kernel_size[0]
-            around = functional.pad(maps, [(side - 1) // 2, side // 2] * 2)
-            maps = self.drop(functional.relu(self.trunk.fc6(around)))
-            maps = functional.relu(self.trunk.fc7(maps))
+            around = functional.pad(maps, [(self.dense - 1) // 2, self.dense // 2] * 2)
+            maps = self.drop(functional.relu(self.trunk.get_submodule("fc6")(around)))
+            maps = functional.relu(self.trunk.get_submodule("fc7")(maps))
         scores: torch.Tensor = self.score(self.drop(maps))
         for grow, score, finer in zip(self.grow, self.scores, found[-2::-1], strict=False):
             scores = grow(scores) + score(finer)
@@ -84,7 +85,7 @@ class FCN(TrunkNet):
         if not self.dense:
             return {}
         names = (("classifier.0", "fc6"), ("classifier.3", "fc7"))
-        if self.trunk.fc6.kernel_size[0] == 6:
+        if self.dense == 6:
             names = (("classifier.1", "fc6"), ("classifier.4", "fc7"))
         own = self.trunk.state_dict()
         found = {

@@ -86,6 +86,10 @@ class SharpMask(TrunkNet):
             self.refine.requires_grad_(False)
             self.head.requires_grad_(False)
 
+    def classifier(self) -> nn.Module:
+        """The trunk without the coarse answer."""
+        return self.trunk.get_submodule("maps")
+
     def forward(self, windows: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Logits."""
         found, encoding, logits = self.trunk(windows)

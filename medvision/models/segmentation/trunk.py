@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import nn
@@ -28,12 +29,16 @@ class TrunkNet(nn.Module):
         if self.frozen:
             trunk.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> TrunkNet:
+    def train(self, mode: bool = True) -> Self:
         """Training mode of all but a frozen trunk."""
         super().train(mode)
         if self.frozen:
             self.trunk.eval()
         return self
+
+    def classifier(self) -> nn.Module:
+        """The part of the trunk that a classifier has too: all of it by default."""
+        return self.trunk
 
     def from_head(self, state: State) -> State:
         """Tensors of the network that a classifier's head gives, by their names in `trunk`; none by default."""
@@ -57,10 +62,11 @@ def load_trunk(net: nn.Module, path: Path) -> str:
         )
     state, _ = read_weights(path)
     digest = digest_state(state)
-    own = net.trunk.state_dict()
+    trunk = net.classifier()
+    own = trunk.state_dict()
     state = _in_trunk(renamed(state, own), own)
     state = state | {name: value for name, value in net.from_head(state).items() if name in own}
-    load_tensors(net.trunk, _fewer_channels(net.trunk, state, path), (), path)
+    load_tensors(trunk, _fewer_channels(trunk, state, path), (), path)
     return digest
 
 
@@ -74,11 +80,8 @@ def _in_trunk(state: State, own: Mapping[str, torch.Tensor]) -> State:
 
 def _fewer_channels(trunk: nn.Module, state: State, path: Path) -> State:
     """The first convolution for windows of one channel; other numbers than three and one have no such weights."""
-    first = next(
-        name for name, part in trunk.named_modules() if isinstance(part, nn.Conv2d) and part.groups == 1
-    )
-    key = f"{first}.weight"
-    wanted = trunk.get_submodule(first).weight.shape[1]  # type: ignore[union-attr,index]
+    first, part = next((name, part) for name, part in trunk.named_modules() if isinstance(part, nn.Conv2d))
+    key, wanted = f"{first}.weight", part.in_channels
     if key not in state or state[key].shape[1] == wanted:
         return state
     if wanted != 1:
