@@ -408,3 +408,53 @@ def test_pages_and_tables_call_an_image_alike(model: Path, tmp_path: Path) -> No
     assert {row["image"] for row in rows} == {row["image_id"] for row in rows} == {*names, "b/broken.png"}
     assert "<bdi>b/broken.png</bdi>" in (out / "index.html").read_text()
     assert set(table(out / "predictions.csv")) == {"image", *names}
+
+
+def test_a_model_that_is_none_is_told_before_anything_is_written(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, out = tmp_path / "trained", tmp_path / "out"
+    empty.mkdir()
+    image = str(images / "a.png")
+    for command in (["classify", image], ["batch-images", str(images)], ["embed", image]):
+        assert medvision([*command, "--model", str(empty), "--out", str(out)]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{empty}: this folder holds no model.safetensors" in said
+    assert medvision(["batch-images", str(images), "--model", "camelyon-mini", "--out", str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "camelyon-mini is a model of windows of slides" in said and "`medvision batch`" in said
+    given = ["--model", str(model), "--out", str(out), "--saliency-class", "ring"]
+    assert medvision(["classify", image, *given]) == 2
+    assert not out.exists(), "no ledger of a run that was refused"
+
+
+def test_what_fails_is_named_once(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", str(model), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert medvision(["classify", str(images), *given, "--predictions-only"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "failed: broken.png: not an image" in said
+    assert "failed: deep.png: grey of more than 8 bits, and no window is given (--image-window" in said
+    for number in range(5):
+        Image.fromarray(picture(number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert medvision(["embed", str(tmp_path), *given, "--method", "pca"]) == 1
+    assert "failed: broken.png: not an image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_runs_of_images_are_called_so(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    given = ["--model", str(model), "--out", out, "--device", "cpu", "--saliency", "none"]
+    assert medvision(["classify", str(images / "a.png"), *given]) == 0
+    capsys.readouterr()
+    assert medvision(["runs", "check", out]) == 0
+    assert capsys.readouterr().out == "1 run and 1 image: ledger, results and index agree\n"
+    assert medvision(["runs", out]) == 0
+    listed = capsys.readouterr().out
+    assert "images" in listed and "slides" not in listed
+    assert medvision(["runs", "show", out]) == 2
+    said = capsys.readouterr().err
+    assert f"medvision runs show {out} RUN; runs, newest first: 20" in " ".join(said.split())
