@@ -243,7 +243,7 @@ class _Search:
     def _result(self, found: _Found, folder: Path) -> NoduleResult:
         config, source = self.config, self.source
         assert source.frame is not None, "a scan with a spacing has a frame"
-        series = series_name(self.shown)
+        series = series_name(Path(self.shown).name)  # with a folder before it, LUNA16's tables do not know it
         centres = source.frame.to_world(found.candidates.centres)
         write_candidates(folder / CANDIDATES, {series: Points(centres, found.scores)})
         findings = self._findings(found, folder)
