@@ -182,7 +182,7 @@ def _networks(members: dict[str, Architecture]) -> Table:
     """A family of networks. What all share stands above, once, so that narrow terminals have room for the rest."""
     facts = {
         "trained by": [
-            f"medvision {entry.command}" if entry.command else "the library" for entry in members.values()
+            f"medvision {entry.command}" if entry.command else "from Python" for entry in members.values()
         ],
         "licence": [entry.licence for entry in members.values()],
     }

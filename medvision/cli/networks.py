@@ -45,7 +45,7 @@ def show_network(name: str, entry: Architecture, as_json: bool) -> int:
             "paper": entry.paper,
             "licence": entry.licence,
             "parameters": "as many as what it is trained on asks for" if count is None else f"{count:,}",
-            "trained by": f"medvision {entry.command}" if entry.command else "the library",
+            "trained by": f"medvision {entry.command}" if entry.command else "from Python",
             "code": entry.home,
         }
     )

@@ -212,12 +212,12 @@ def _register(
         build,
         home=f"{__name__}:EncoderNet",
         family=family,
-        paper=f"{paper} (segmentation-models-pytorch)",
+        paper=f"{paper} (smp)",
         parameters=parameters,
         multiple=multiple,
         reads=reads,
         slim={"window": (64, 64), "options": slim},
-        licence="Apache-2.0; library MIT",
+        licence="Apache-2.0; smp MIT",
     )
 
 

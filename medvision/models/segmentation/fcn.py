@@ -143,7 +143,7 @@ for _trunk, _counts in _LEARNT.items():
             partial(FCN, trunk=_trunk, finest=_finest),
             home=f"{__name__}:FCN",
             family="FCN",
-            paper="Shelhamer et al., TPAMI 2017; layers pad themselves instead of the image by 100",
+            paper="Shelhamer et al., TPAMI 2017",
             parameters=_count,
             multiple=lambda _contract: 32,
             reads=_READS[_trunk],
