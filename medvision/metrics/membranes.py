@@ -80,11 +80,11 @@ def partition_scores(reference: Labels, predicted: Labels) -> PartitionScores:
     if not pixels:
         return PartitionScores(*[np.nan] * 8)
     pairs = label_pairs(reference[inside], predicted[inside])
-    t = np.bincount(pairs.rows, pairs.counts, len(pairs.reference))
+    t = np.bincount(pairs.rows, pairs.counts, len(pairs.reference)).astype(np.float64)
     alone = pairs.predicted[pairs.columns] == 0
     singles = float(pairs.counts[alone].sum())
     both = pairs.counts[~alone].astype(np.float64)
-    s = np.bincount(pairs.columns[~alone], both, len(pairs.predicted))
+    s = np.bincount(pairs.columns[~alone], both, len(pairs.predicted)).astype(np.float64)
     squares = [float((part**2).sum()) for part in (both, t, s)]
     squares[0] += singles
     squares[2] += singles
@@ -113,8 +113,8 @@ def warped(reference: Cells, target: Cells) -> Cells:
 
     Pixels in which the two differ are flipped as long as one of them is simple: that is, as flipping it neither joins,
     parts, makes nor loses a cell or a membrane. Pixels of one parity of row and column are flipped at once, as they
-    are no neighbours. Which pixels are left may depend on the order, as in the authors' own descent: the least number
-    possible may be lower.
+    are no neighbours. As in the authors' own descent only pixels that are wrong are flipped, so that the least number
+    possible may be lower: a membrane that is moved farther than it is thick is not reached.
 
     Raises:
         UsageError: if the shapes differ or are not (rows, columns).

@@ -107,7 +107,7 @@ def _border(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
         return np.empty((0, mask.ndim), dtype=np.intp)
     inside = mask[box[0]]
     border = inside & ~ndimage.binary_erosion(inside)  # beyond the box is outside, as the mask ends there
-    return np.argwhere(border) + [part.start for part in box[0]]
+    return np.asarray(np.argwhere(border) + [part.start for part in box[0]], dtype=np.intp)
 
 
 def _nearest(points: npt.NDArray[np.intp], others: npt.NDArray[np.intp], spacing: Floats) -> Floats:

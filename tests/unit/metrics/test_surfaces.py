@@ -33,6 +33,7 @@ def blobs(seed, shape):
     [((40, 33), (1.0, 1.0)), ((28, 45), (0.3, 0.7)), ((9, 21, 17), (2.5, 0.8, 0.8))],
 )
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI of itself
 def test_equal_to_monai(seed, shape, spacing):
     p, t = blobs(seed, shape)
     distances = surface_distances(p, t, spacing)
