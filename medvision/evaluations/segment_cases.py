@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,7 +122,9 @@ def pair_cases(
         )
     if strange:
         notes.append(f"{len(strange)} predictions without truth are left out: {_few(strange)}")
-    return tuple(CasePair(name, known[name], given.get(name)) for name in sorted(known)), tuple(notes)
+    return tuple(CasePair(name, known[name], given.get(name)) for name in sorted(known, key=_counted)), tuple(
+        notes
+    )
 
 
 def read_case(pair: CasePair, files: CaseFiles) -> Case:
@@ -235,6 +238,12 @@ def _listed(path: Path) -> tuple[str, ...]:
     if not names:
         raise UsageError(f"{path}: names no case; it takes one per line")
     return names
+
+
+def _counted(name: str) -> list[tuple[int, str]]:
+    """A key that puts 2 before 10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if i % 2 else (0, part) for i, part in enumerate(parts)]
 
 
 def _few(names: Sequence[str]) -> str:

@@ -30,7 +30,6 @@ def describe(result: SegmentResult) -> EvaluationPage:
     columns = {
         "warping_error": "warping error",
         "rand_error": "Rand error (1 - F)",
-        "pixel_error": "pixel error",
     }
     return EvaluationPage(
         name="segment",
@@ -185,7 +184,7 @@ def _classes(result: SegmentResult) -> PageTable:
             names = result.confusion[0]
             at = names.index(name) if i in result.chosen else None
             cells += [NONE if at is None else _share(part[at]) for part in (pooled.accuracy, pooled.iu)]
-        rows.append((name, str(int(result.known[i, 0])), *cells))
+        rows.append((name.removeprefix("threshold "), str(int(result.known[i, 0])), *cells))
     title = "By threshold" if result.options.task == "membranes" else "By class"
     first = "" if result.options.task == "membranes" else "class"
     heads = (first or "threshold", "cases", *(result.kind.measures[j].title for j in shown), *more)
