@@ -119,10 +119,10 @@ def _scorer(
         for side, w, f in zip(sides, whole, folders, strict=True)
         if w and not f
     ]
-    values = set().union(
-        *({min(v, 1) for v in side} if w else side for side, w in zip(found, whole, strict=True))
-    )
-    values -= ignored
+    known, called = ({min(v, 1) for v in side} if w else side for side, w in zip(found, whole, strict=True))
+    values = (known | called) - ignored
+    if strange := sorted(called - known - ignored - {0}):
+        notes.append(f"labels that are predicted and in no truth: {', '.join(map(str, strange[:10]))}")
     labels, names, more = _table(values, named)
     targets = [Target(n, (i,)) for i, (n, v) in enumerate(zip(names, labels, strict=True)) if v or v in named]
     for name, members in (_named(text, "--regions") for text in options.regions):

@@ -106,6 +106,11 @@ def test_masks_of_255_and_of_1_are_one_class(folders):
     assert result.classes == ("mask",)
     np.testing.assert_allclose(result.values[:, 0, 0], [2 * 24 / 56, 2 * 8 / 25])
     assert "255 is read as 1 in the truth" in result.notes
+    assert not any("in no truth" in note for note in result.notes)
+    png(given / "b.png", found * 3)
+    result = evaluate(given, truth, resamples=0)
+    assert "labels that are predicted and in no truth: 3, 6" in result.notes
+    png(given / "b.png", found > 0)
     # Unless 255 is what does not count.
     result = evaluate(given, truth, SegmentOptions(ignore=255), resamples=0)
     assert result.confusion[1].sum() == 240 - 32 - 16
