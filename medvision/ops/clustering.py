@@ -66,10 +66,14 @@ def slic(
         raise UsageError(f"{superpixels} superpixels of compactness {compactness:g}: both must be above 0")
     from skimage.segmentation import slic as skimage_slic
 
+    features = colours(image)
+    stretch = (
+        float(np.ptp(features)) or 1.0
+    )  # scikit-image divides all channels by it before it compares them
     found = skimage_slic(
-        colours(image),
+        features,
         n_segments=superpixels,
-        compactness=compactness,
+        compactness=compactness / stretch,
         spacing=spacing,
         channel_axis=-1,
         convert2lab=False,

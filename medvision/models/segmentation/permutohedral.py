@@ -79,8 +79,9 @@ class PermutohedralLattice:
         held = embedding_bag(
             self._givers, values, self._first, mode="sum", per_sample_weights=self._gifts
         )  # a bag of weighted rows, added in order
-        for _ in range(_PASSES):
-            for rows, weights in self._axes:
+        for turn in range(_PASSES):
+            # There and back, so that what i gives to j is what j gives to i, also where vertices end.
+            for rows, weights in self._axes if turn % 2 == 0 else reversed(self._axes):
                 held = embedding_bag(rows, held, mode="sum", per_sample_weights=weights)
         sums = embedding_bag(self._corners, held, mode="sum", per_sample_weights=self._weights)
         return sums * self._scale

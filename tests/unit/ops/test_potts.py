@@ -52,7 +52,7 @@ def test_energy_is_the_formula(shape: tuple[int, ...], neighbours: int) -> None:
     assert energy(labels, costs, potts_grid(image, 1.7, neighbours=neighbours)) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("shape", "neighbours"), SHAPES)
 def test_two_labels_are_cut_at_the_least_energy_of_all(
     shape: tuple[int, ...], neighbours: int, seed: int
@@ -125,8 +125,8 @@ def test_mean_field_of_weak_ties_is_near_the_true_marginals() -> None:
     exact = np.stack([(weight[:, None, None] * (every == k)).sum(0) / weight.sum() for k in range(3)], -1)
     unary = np.exp(-costs)
     found = mean_field(costs, grid, 30)
-    assert np.abs(found - exact).max() < 0.01
-    assert np.abs(unary - exact).max() > 0.03  # which the ties moved
+    assert np.abs(found - exact).max() < 0.002
+    assert np.abs(unary - exact).max() > 0.02  # which the ties moved
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
 
 
