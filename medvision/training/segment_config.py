@@ -36,11 +36,10 @@ class SegmentDataConfig(Strict):
     )
     label_suffix: str = Field("", description="What the names of labels have behind those of their images.")
     values: dict[str, int] | None = Field(
-        None, description="Value of each class in the labels; by default 0, 1, ... in the order of the classes."
+        None,
+        description="Value of each class in the labels; by default 0, 1, ... in the order of the classes.",
     )
-    ignore: int | None = Field(
-        None, description="Value of pixels that are neither learnt from nor counted."
-    )
+    ignore: int | None = Field(None, description="Value of pixels that are neither learnt from nor counted.")
     case: str | None = Field(
         None,
         description="Regular expression: what its group finds in a name is the patient or slide, which the split "
@@ -66,13 +65,13 @@ class SegmentSplitConfig(Strict):
 
     folds: int = Field(5, ge=2)
     fold: int | Literal["all"] = Field(
-        0, description="The fold that is held out, from 0; `all` trains once for each, and once on all images."
+        0,
+        description="The fold that is held out, from 0; `all` trains once for each, and once on all images.",
     )
     validation: Share = Field(
         0.15, description="Share of the other cases on which weights and temperature are chosen."
     )
     seed: int = Field(0, ge=0)
-    final: bool = Field(True, description="With `fold: all`, whether a last network learns from all images.")
 
     @model_validator(mode="after")
     def _fold_is_there(self) -> SegmentSplitConfig:
@@ -118,13 +117,19 @@ class SegmentAugmentation(Strict):
         "grid", description="Displacements from a coarse grid (U-Net), or from smoothed noise (Simard)."
     )
     elastic_px: float = Field(
-        10.0, gt=0, description="Standard deviation at the nodes of the grid, or root mean square of the field."
+        10.0,
+        gt=0,
+        description="Standard deviation at the nodes of the grid, or root mean square of the field.",
     )
     elastic_nodes: int = Field(3, ge=2, description="Nodes of the grid along each axis.")
     elastic_smooth_px: float = Field(16.0, gt=0, description="Sigma of the field's Gaussian.")
-    deformed: float = Field(1.0, ge=0, le=1, description="Share of windows that are rotated, scaled and displaced.")
+    deformed: float = Field(
+        1.0, ge=0, le=1, description="Share of windows that are rotated, scaled and displaced."
+    )
     brightness: float = Field(0.1, ge=0, lt=1, description="Added to all values, of a range of 1, at most.")
-    contrast: float = Field(0.2, ge=0, lt=1, description="Distance to the mean changes by a factor of 1 +- this.")
+    contrast: float = Field(
+        0.2, ge=0, lt=1, description="Distance to the mean changes by a factor of 1 +- this."
+    )
     gamma: float = Field(0.2, ge=0, lt=1, description="Values are raised to a power of 1 + this at most.")
     noise: float = Field(0.03, ge=0, description="Largest standard deviation of noise, of a range of 1.")
 
@@ -160,7 +165,8 @@ class TrainSegmentConfig(Strict):
         None, ge=1, description="At each check the first of the validation images; by default all."
     )
     probabilities: bool = Field(
-        False, description="Whether the probabilities of the images held out are written, beside their labels."
+        False,
+        description="Whether the probabilities of the images held out are written, beside their labels.",
     )
     seed: int = Field(0, ge=0)
     licence: str = "not stated"

@@ -1,7 +1,7 @@
 """What segmentation networks are trained to make small: cross-entropy, overlap, and sums of them.
 
-Every term takes logits float `(n, classes, *out)`, labels int64 `(n, *out)` and weights float `(n, *out)`, and gives one
-number. A pixel labelled `IGNORED` plays no part in any of them. Weights are those of a map, such as U-Net's
+Every term takes logits float `(n, classes, *out)`, labels int64 `(n, *out)` and weights float `(n, *out)`, and gives
+one number. A pixel labelled `IGNORED` plays no part in any of them. Weights are those of a map, such as U-Net's
 (`medvision.ops.border_weights`), which are added to the weight of the pixel's class; only cross-entropy has a use for
 them.
 """

@@ -71,12 +71,21 @@ def test_focal_loss_by_hand_and_against_monai() -> None:
     logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
     theirs = FocalLoss(use_softmax=True, to_onehot_y=True, gamma=1.5)(logits, labels[:, None])
-    assert float(focal(logits, labels, 1.5)) == pytest.approx(3 * float(theirs), rel=1e-5)  # they divide by classes
+    assert float(focal(logits, labels, 1.5)) == pytest.approx(
+        3 * float(theirs), rel=1e-5
+    )  # they divide by classes
 
 
 @pytest.mark.parametrize(
     "terms",
-    [{"cross-entropy": 1}, {"focal": 1}, {"dice": 1}, {"dice-squared": 1}, {"generalised-dice": 1}, {"jaccard": 1}],
+    [
+        {"cross-entropy": 1},
+        {"focal": 1},
+        {"dice": 1},
+        {"dice-squared": 1},
+        {"generalised-dice": 1},
+        {"jaccard": 1},
+    ],
 )
 def test_what_is_ignored_changes_nothing_and_gets_no_gradient(terms: dict[str, float]) -> None:
     loss = segment_loss(validated({"terms": terms, "background": True}, LossConfig), 3)
@@ -88,7 +97,9 @@ def test_what_is_ignored_changes_nothing_and_gets_no_gradient(terms: dict[str, f
     wild.requires_grad_()
     found = loss(wild, pack(labels))
     found.backward()
-    assert float(found.detach()) == pytest.approx(float(loss(logits[..., :4], pack(labels[..., :4]))), rel=1e-5)
+    assert float(found.detach()) == pytest.approx(
+        float(loss(logits[..., :4], pack(labels[..., :4]))), rel=1e-5
+    )
     assert wild.grad is not None
     assert not wild.grad[..., 4:].any()
     assert wild.grad[..., :4].any()
@@ -112,7 +123,9 @@ def test_labels_of_a_network_without_padding_are_cut_to_its_answer() -> None:
 def test_depths_count_half_as_much_each_and_labels_are_thinned() -> None:
     labels = torch.tensor([[[0, 0, 1, 1]] * 4])
     assert at_depth(pack(labels), (2, 2), (4, 4))[0, 0].tolist() == [[0, 1], [0, 1]]
-    loss = SegmentLoss(((1.0, lambda logits, labels, _: cross_entropy(logits, labels, torch.zeros(labels.shape))),))
+    loss = SegmentLoss(
+        ((1.0, lambda logits, labels, _: cross_entropy(logits, labels, torch.zeros(labels.shape))),)
+    )
     fine, coarse = torch.randn(1, 2, 4, 4), torch.randn(1, 2, 2, 2)
     of_fine = functional.cross_entropy(fine, labels)
     of_coarse = functional.cross_entropy(coarse, torch.tensor([[[0, 1], [0, 1]]]))
