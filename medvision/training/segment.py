@@ -1,7 +1,8 @@
 """Train a segmentation network on images with labels: split by case, validation on whole images, held-out predictions.
 
 Out of it come `model.safetensors` (with its contract), `model-card.md`, `report.json`, `split.json`, the course of the
-run, and label images of everything that was held out in `predictions/`, with the values of the data's own labels. With
+run, and label images of everything that was held out in `predictions/`, with the values of the data's own labels, and
+their names in `held-out.txt`. With
 `fold: all` each fold has a network and a folder of its own, `predictions/` holds all images out of fold, and a last
 network learns from all of them. The same configuration and data give the same weights.
 """
@@ -152,6 +153,7 @@ def train_segment(
         figures = _figures(task, learnt.rows if learnt.rows else rows, out_of_fold=not learnt.rows)
         where = out if len(runs) == 1 or name == FINAL else out / name.replace(" ", "-")
         report = _written(task, learnt, figures, proof_of(images, split), where, began, steps)
+    atomic_write(out / "held-out.txt", "".join(f"{name}\n" for name in rows).encode())
     return report
 
 

@@ -66,7 +66,8 @@ def _course(config: TrainSegmentConfig, best_step: int) -> str:
     deformed = "" if how.elastic == "none" else f", displaced by a {how.elastic} of {how.elastic_px:g} px"
     return (
         f"{best_step} steps of {config.batch_size} windows, {config.foreground_share:.0%} of them about the "
-        f"foreground, seed {config.seed}; loss {loss}{border}; {config.optimiser}, cosine decay, averaged weights; mirrored, "
-        f"rotated by up to {how.rotate_degrees:g} degrees, scaled by up to {1 + how.scale:g}{deformed}; other "
-        "brightness, contrast and gamma, noise. Chosen by the mean Dice on the validation images."
+        f"foreground, seed {config.seed}; loss {loss}{border}; {config.optimiser}, cosine decay, averaged weights. "
+        f"Windows are mirrored, rotated by up to {how.rotate_degrees:g} degrees, scaled by up to "
+        f"{1 + how.scale:g}{deformed}, with other brightness, contrast and gamma, and with noise. Chosen by the mean "
+        "Dice on the validation images."
     )

@@ -113,7 +113,8 @@ def figures_of(
     """
     table = np.array(rows, np.float64).reshape(len(rows), len(names))
     said = f"{how}: {len(rows)} images of {len(set(cases))} cases"
-    figures = {"dice": _figure(table, cases, f"mean over classes, {said}")}
+    over = names[0] if len(names) == 1 else "mean over classes"
+    figures = {"dice": _figure(table, cases, f"{over}, {said}")}
     if len(names) > 1:
         for k, name in enumerate(names):
             if not np.isnan(table[:, k]).all():

@@ -79,6 +79,7 @@ def toy_cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 Bytes = npt.NDArray[np.uint8]
 
+
 def draw_picture(seed: int, side: int = 48) -> tuple[Bytes, npt.NDArray[np.int32]]:
     """Grey values, and discs numbered from 1 which do not touch."""
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Segmentation from training to held-out label images: small pictures and volumes, few steps, all that a real run does."""
+"""Segmentation from training to held-out label images: small pictures and volumes, few steps, all of a real run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_network_learns_and_writes_what_is_scored(
     out, report = trained
     assert report.checks[-1].loss < report.checks[0].loss
     assert {path.name for path in out.iterdir()} == {
-        *("model.safetensors", "model-card.md", "report.json", "split.json"),
+        *("model.safetensors", "model-card.md", "report.json", "split.json", "held-out.txt"),
         *("predictions", "probabilities", "progress", "tensorboard"),
     }
     model = read_segment_model(report.weights)
@@ -73,6 +73,7 @@ def test_a_network_learns_and_writes_what_is_scored(
     run = json.loads((out / "split.json").read_text())["runs"]["fold 0"]
     files = sorted((out / "predictions").iterdir())
     assert [path.stem for path in files] == sorted(run["held_out"])
+    assert (out / "held-out.txt").read_text().split() == run["held_out"]
     scores = []
     for path in files:
         found = read_label_map(path).values
@@ -113,7 +114,11 @@ def test_all_folds_predict_every_image_and_a_last_network_learns_from_all(
     )
     report = train_segment(config, tmp_path, device="cpu")
     assert len(list((tmp_path / "predictions").iterdir())) == 6
-    assert sorted(path.parent.name for path in tmp_path.glob("*/model.safetensors")) == ["fold-0", "fold-1", "fold-2"]
+    assert sorted(path.parent.name for path in tmp_path.glob("*/model.safetensors")) == [
+        "fold-0",
+        "fold-1",
+        "fold-2",
+    ]
     assert "out of fold" in read_segment_model(report.weights).contract.figures["dice"].protocol
     assert "6 images of 3 cases" in report.figures["dice"].protocol
     runs = json.loads((tmp_path / "split.json").read_text())["runs"]
@@ -209,9 +214,7 @@ def test_what_is_not_possible_is_told_before_any_step(
     flat: TrainSegmentConfig, given: dict[str, dict[str, object]], said: str, tmp_path: Path
 ) -> None:
     fields = flat.model_dump()
-    merged = {
-        name: {**(fields[name] or {}), **value} if value else value for name, value in given.items()
-    }
+    merged = {name: {**(fields[name] or {}), **value} if value else value for name, value in given.items()}
     with pytest.raises(UsageError, match=said):
         train_segment(changed(flat, **merged), tmp_path, device="cpu")
 

@@ -41,7 +41,8 @@ SPACE = usual_segment_contract(
     options={"width": 0.0625, "depth": 2},
 )
 STILL = validated(
-    {"flip": False, "deformed": 0, "brightness": 0, "contrast": 0, "gamma": 0, "noise": 0}, SegmentAugmentation
+    {"flip": False, "deformed": 0, "brightness": 0, "contrast": 0, "gamma": 0, "noise": 0},
+    SegmentAugmentation,
 )
 
 
@@ -111,7 +112,9 @@ def test_values_name_classes_and_one_may_be_ignored(toy_pictures: Path, toy_pict
         load_images(data(toy_pictures, values={"background": 0, "foreground": 7}), FLAT)
     with pytest.raises(UsageError, match="no label shows the class 'foreground'"):
         load_images(data(toy_pictures, values={"background": 0, "foreground": 7}, ignore=1), FLAT)
-    with pytest.raises(UsageError, match="data.values names a, b, and the classes are background, foreground"):
+    with pytest.raises(
+        UsageError, match=r"data\.values names a, b, and the classes are background, foreground"
+    ):
         load_images(data(toy_pictures, values={"a": 1, "b": 0}), FLAT)
 
 
@@ -145,7 +148,9 @@ def test_folds_keep_cases_whole_and_hold_each_image_once(flat: SegmentImages) ->
     assert all(len({name.split("_")[0] for name in fold}) == 1 for fold in folds)
     assert folds == deal_folds(flat, how)
     split = split_of(flat, how, folds[1], 1)
-    assert proof_of(flat, split).startswith("train 2 images of 1 cases; validation 2 images of 1 cases; held out 2")
+    assert proof_of(flat, split).startswith(
+        "train 2 images of 1 cases; validation 2 images of 1 cases; held out 2"
+    )
     with pytest.raises(UsageError, match="3 cases cannot be split into 4 folds"):
         deal_folds(flat, validated({"folds": 4}, SegmentSplitConfig))
 
@@ -161,12 +166,16 @@ def test_a_copy_in_another_part_is_told(toy_pictures: Path, tmp_path: Path) -> N
         split_of(images, how, deal_folds(images, how)[0], 0)
 
 
-def batches(images: SegmentImages, augmentation: object, weights: bool = False, **given: object) -> SegmentBatches:
+def batches(
+    images: SegmentImages, augmentation: object, weights: bool = False, **given: object
+) -> SegmentBatches:
     config = validated(
         {
             "name": "toy",
             "data": {"folder": "x"},
-            "augmentation": augmentation.model_dump() if isinstance(augmentation, SegmentAugmentation) else augmentation,
+            "augmentation": augmentation.model_dump()
+            if isinstance(augmentation, SegmentAugmentation)
+            else augmentation,
             **given,
         },
         TrainSegmentConfig,
@@ -206,7 +215,14 @@ def test_windows_that_nothing_is_done_to_are_cuts_of_the_image(flat: SegmentImag
 
 
 def test_image_labels_and_weights_are_deformed_alike(flat: SegmentImages) -> None:
-    how = {**STILL.model_dump(), "flip": True, "deformed": 1, "elastic_px": 4, "rotate_degrees": 180, "scale": 0.2}
+    how = {
+        **STILL.model_dump(),
+        "flip": True,
+        "deformed": 1,
+        "elastic_px": 4,
+        "rotate_degrees": 180,
+        "scale": 0.2,
+    }
     inputs, targets = batches(flat, how, weights=True, foreground_share=1, batch_size=16)(3)
     values = (inputs * FLAT.std[0] + FLAT.mean[0])[:, 0].numpy() * 255
     truth, weights = targets[:, 0].numpy(), targets[:, 1].numpy()
@@ -235,7 +251,8 @@ def test_ignored_pixels_stay_ignored(flat: SegmentImages, toy_picture: Draw) -> 
 def test_thick_slices_are_turned_as_space_is() -> None:
     """A quarter turn between an axis of 2 mm and one of 1 mm doubles the steps along one and halves the other."""
     how = validated(
-        {**STILL.model_dump(), "deformed": 1, "elastic": "none", "scale": 0, "rotate_degrees": 180}, SegmentAugmentation
+        {**STILL.model_dump(), "deformed": 1, "elastic": "none", "scale": 0, "rotate_degrees": 180},
+        SegmentAugmentation,
     )
     for seed in range(5):
         places = drawn_places((6, 8), np.array([2.5, 3.5]), how, (2.0, 1.0), np.random.default_rng(seed))
