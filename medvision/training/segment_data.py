@@ -16,12 +16,11 @@ from medvision.core.geometry import Box, Spacing
 from medvision.core.world import WorldFrame
 from medvision.models.segmentation import SegmentContract
 from medvision.ops.border_weights import border_weights
-from medvision.sources.base import Values
+from medvision.sources.base import Source, Values
 from medvision.sources.label_map import LabelMap, read_label_map
+from medvision.sources.opening import open_source
 from medvision.sources.resample import Reading, extent_at
-from medvision.sources.spacing import require_spacing
 from medvision.sources.still import read_still
-from medvision.sources.volume import open_volume
 from medvision.training.segment_config import (
     IGNORED,
     BorderConfig,
@@ -183,19 +182,23 @@ def _values(
     pair: Pair, contract: SegmentContract
 ) -> tuple[Values, tuple[int, ...], Spacing | None, WorldFrame | None]:
     """Values at the contract's spacing; shape, spacing and place of the file."""
-    if contract.axes == "yx":
+    if contract.axes == "yx" and contract.spacing is None:
         pixels = read_still(pair.image).pixels
         return _with_channels(pixels, contract.channels, pair), pixels.shape[:2], None, None
-    source = open_volume(pair.image)
+    source: Source = open_source(pair.image)
     try:
+        if source.axes != contract.axes:
+            raise UsageError(
+                f"{pair.image}: has axes {source.axes}, and the network looks at {contract.axes}"
+            )
         full = source.levels[0].shape
         if contract.spacing is None:
-            values = source.read(Box((0,) * 3, full))
+            values = source.read(Box((0,) * len(full), full))
         else:
             wanted = Spacing(contract.spacing, contract.unit, "supplied")
-            require_spacing(source, "mm")
-            values = Reading.of(source, wanted).read(Box((0,) * 3, extent_at(source, wanted)))
-        return values, full, source.spacing, source.frame
+            values = Reading.of(source, wanted).read(Box((0,) * len(full), extent_at(source, wanted)))
+        frame: WorldFrame | None = getattr(source, "frame", None)  # of volumes alone
+        return _with_channels(values, contract.channels, pair), full, source.spacing, frame
     finally:
         source.close()
 

@@ -13,6 +13,7 @@ import pytest
 from medvision.core.errors import UsageError
 from medvision.models.segmentation import usual_segment_contract
 from medvision.sources.label_map import read_label_map
+from medvision.sources.write import write_slide
 from medvision.sources.write_labels import write_labels
 from medvision.training.config_file import validated
 from medvision.training.segment_config import (
@@ -269,3 +270,23 @@ def test_values_change_within_what_was_asked() -> None:
     shifted = [float(changed_values(values, how, np.random.default_rng(k))[0, 0, 0]) for k in range(50)]
     assert min(shifted) < 0.42 < 0.58 < max(shifted)
     assert all(0.4 <= v <= 0.6 for v in shifted)
+
+
+def test_slides_are_read_at_the_networks_spacing(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(0, 255, (30, 40, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    (tmp_path / "images").mkdir()
+    write_slide(
+        tmp_path / "images" / "a.tif", (240, 320), lambda box: pixels[box.slices()], 0.5, tile=64, quality=95
+    )
+    write_labels(tmp_path / "labels", "a", (pixels[..., 0] > 127).astype(np.uint8))
+    contract = FLAT.model_copy(
+        update={"channels": 3, "spacing": (4.0, 4.0), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+    )
+    image = load_images(data(tmp_path), contract).images[0]
+    assert image.full == (240, 320)
+    assert image.values.shape == (30, 40, 3)
+    assert (
+        np.abs(image.values.astype(int) - pixels[::8, ::8]).mean() < 40
+    )  # JPEG halves the colours' resolution
+    assert np.array_equal(image.truth, pixels[::8, ::8, 0] > 127)
