@@ -130,7 +130,7 @@ def train_segment(
     """
     began = time.perf_counter()
     note = on_note or (lambda _text: None)
-    contract = usual_segment_contract(config.architecture, **config.contract)
+    contract = contract_of(config)
     segment_loss(config.loss, len(contract.classes))
     class_values(config.data, contract)
     make_output(out)
@@ -155,6 +155,19 @@ def train_segment(
         report = _written(task, learnt, figures, proof_of(images, split), where, began, steps)
     atomic_write(out / "held-out.txt", "".join(f"{name}\n" for name in rows).encode())
     return report
+
+
+def contract_of(config: TrainSegmentConfig) -> SegmentContract:
+    """The network's usual contract with the changes that a configuration asks for.
+
+    Raises:
+        UsageError: for a network, field or value that is not possible.
+    """
+    given = dict(config.contract)
+    channels = given.get("channels")
+    if isinstance(channels, int):  # what they will be is measured, unless it is given
+        given = {"mean": (0.5,) * channels, "std": (0.25,) * channels} | given
+    return usual_segment_contract(config.architecture, **given)
 
 
 def identity_of(config: TrainSegmentConfig) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from medvision.models.segmentation import (
 from medvision.sources.label_map import read_label_map
 from medvision.training.config_file import validated
 from medvision.training.loop import Check
-from medvision.training.segment import SegmentReport, train_segment
+from medvision.training.segment import SegmentReport, contract_of, train_segment
 from medvision.training.segment_config import (
     SegmentDataConfig,
     TrainSegmentConfig,
@@ -224,7 +224,7 @@ def test_the_configurations_fit_their_networks(path: Path) -> None:
     config = read_segment_config(path, Path("elsewhere"), "0")
     assert config.data.folder == Path("elsewhere")
     if config.architecture in list_segment_nets():
-        contract = usual_segment_contract(config.architecture, **config.contract)
+        contract = contract_of(config)
         window = (2, contract.channels, *contract.window)
         with torch.inference_mode():
             out = build_segment_net(contract).eval()(torch.zeros(window))
