@@ -46,6 +46,9 @@ class SegmentDataConfig(Strict):
         "keeps whole; by default each image is by itself.",
     )
     leave_out: tuple[str, ...] = Field((), description="Names of images that are not used.")
+    image_window: tuple[float, float] | Literal["percentiles", "full"] | None = Field(
+        None, description="How pictures of grey of more than 8 bits are shown."
+    )
 
     @field_validator("case")
     @classmethod

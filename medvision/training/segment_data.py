@@ -20,7 +20,7 @@ from medvision.sources.base import Source, Values
 from medvision.sources.label_map import LabelMap, read_label_map
 from medvision.sources.opening import open_source
 from medvision.sources.resample import Reading, extent_at
-from medvision.sources.still import read_still
+from medvision.sources.still import Window, read_still
 from medvision.training.segment_config import (
     IGNORED,
     BorderConfig,
@@ -164,7 +164,7 @@ def border_map(image: SegmentImage, how: BorderConfig, contract: SegmentContract
 
 def _read(pair: Pair, config: SegmentDataConfig, contract: SegmentContract, layout: str) -> SegmentImage:
     labels = read_label_map(pair.labels)
-    values, full, spacing, frame = _values(pair, contract)
+    values, full, spacing, frame = _values(pair, contract, config.image_window)
     if labels.values.shape != full:
         raise UsageError(f"{pair.labels}: labels of {labels.values.shape} for an image of {full}")
     _check_place(pair, labels, frame)
@@ -179,11 +179,11 @@ def _read(pair: Pair, config: SegmentDataConfig, contract: SegmentContract, layo
 
 
 def _values(
-    pair: Pair, contract: SegmentContract
+    pair: Pair, contract: SegmentContract, window: Window
 ) -> tuple[Values, tuple[int, ...], Spacing | None, WorldFrame | None]:
     """Values at the contract's spacing; shape, spacing and place of the file."""
     if contract.axes == "yx" and contract.spacing is None:
-        pixels = read_still(pair.image).pixels
+        pixels = read_still(pair.image, window).pixels
         return _with_channels(pixels, contract.channels, pair), pixels.shape[:2], None, None
     source: Source = open_source(pair.image)
     try:
