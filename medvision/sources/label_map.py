@@ -1,6 +1,6 @@
 """Label images as plain arrays: what each pixel or voxel was found to be, in whatever file it was kept.
 
-PNG, TIFF, BMP and GIF, stacks in TIFF, volumes of every kind that `open_volume` knows, NumPy arrays, and folders of one
+PNG, TIFF and BMP, stacks in TIFF, volumes of every kind that `open_volume` knows, NumPy arrays, and folders of one
 mask per object. Values are those that the file stores: a palette's numbers and not its colours, nothing windowed.
 """
 
@@ -21,7 +21,7 @@ from medvision.sources.faults import LIBRARY_ERRORS, MAX_FLAT_PIXELS, check_pixe
 from medvision.sources.opening import check_file
 from medvision.sources.volume import open_volume
 
-PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".npy")
 LABEL_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES)
 """Endings by which a folder's label images are told from its other files."""
@@ -100,7 +100,7 @@ def read_label_map(path: Path) -> LabelMap:
             return _array(path)
         if head[:4] in _TIFF:
             return _tiff(path)
-        if head.startswith((b"\x89PNG", b"BM", b"GIF8")):
+        if head.startswith((b"\x89PNG", b"BM")):
             return _picture(path)
         if head.startswith(b"\xff\xd8"):
             raise UnreadableSourceError("a JPEG, which does not keep labels; save them as PNG or TIFF")
@@ -156,9 +156,7 @@ def _tiff(path: Path) -> LabelMap:
 def _picture(path: Path) -> LabelMap:
     from PIL import Image
 
-    with quiet(), Image.open(path, formats=["PNG", "BMP", "GIF"]) as picture:
-        if getattr(picture, "n_frames", 1) > 1:
-            raise UnreadableSourceError(f"holds {picture.n_frames} images, and only a single one is read")
+    with quiet(), Image.open(path, formats=["PNG", "BMP"]) as picture:
         check_pixels("the picture", (picture.height, picture.width), MAX_FLAT_PIXELS)
         values = np.array(picture)
         if picture.mode not in _GREY:
