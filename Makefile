@@ -74,7 +74,7 @@ bench-peers: $(STAMP) ## beside other tools from PyPI, in environments of their 
 study: $(STAMP) ## train and score every pathology method on one synthetic cohort; within an hour
 	$(BIN)/python tests/benchmarks/cohort_study.py --out out/study $(STUDY_ARGS)
 
-study-nodules: $(STAMP) ## train and score a nodule detector and its reduction on synthetic chest CT; within an hour
+study-nodules: $(STAMP) ## train and score a nodule detector and its reduction on synthetic chest CT; half an hour
 	$(BIN)/medvision synthesize chest --out $(NODULES)/chest --scans 48 --seed 7 --nodules 2 6 --spacing 1.5 0.9 --folds 8
 	$(BIN)/medvision train nodules --config configs/train-nodules.yaml --data $(NODULES)/chest --out $(NODULES)/detector
 	$(BIN)/medvision train nodule-fpr --config configs/train-nodule-fpr.yaml --data $(NODULES)/chest \
@@ -84,6 +84,8 @@ study-nodules: $(STAMP) ## train and score a nodule detector and its reduction o
 	    --seriesuids $(NODULES)/$$step/seriesuids.csv --annotations $(NODULES)/chest/annotations.csv \
 	    --excluded $(NODULES)/chest/annotations_excluded.csv --out $(NODULES)/scores-$$step; \
 	done
+	$(BIN)/python tests/benchmarks/nodule_difference.py $(NODULES)/chest $(NODULES)/detector/candidates.csv \
+	  $(NODULES)/reduction/candidates.csv --seriesuids $(NODULES)/detector/seriesuids.csv
 
 study-segment: $(STAMP) ## train and score U-Net on ISBI2012=, DSB2018= and HIPPOCAMPUS= folders, and V-Net; within an hour each
 	$(BIN)/medvision train segment --config configs/train-segment-hippocampus.yaml --data $(HIPPOCAMPUS) --out $(SEGMENT)/hippocampus

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from medvision.pipelines.config import Count, Positive, Scalar
 from medvision.store.records import Record
 
-Turns = Literal[1, 4, 8, 16]
+
+def _number(given: object) -> object:
+    """The number that a word of the command line is: of a literal, pydantic takes no text for a number."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+Turns = Annotated[Literal[1, 4, 8, 16], BeforeValidator(_number)]
 
 
 def _says(words: str) -> object:

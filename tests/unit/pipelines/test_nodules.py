@@ -319,7 +319,10 @@ def test_the_command_says_what_was_found_and_keeps_a_ledger(
 
 def test_no_scan_and_no_model_end_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = tmp_path / "absent.safetensors"
-    assert medvision(["nodules", "scan.mhd", "--detector", str(absent), "--out", str(tmp_path / "o")]) != 0
+    words = ["nodules", "scan.mhd", "--detector", str(absent), "--out", str(tmp_path / "o")]
+    assert medvision([*words, "--turns", "5"]) != 0
+    assert "--turns 5" in capsys.readouterr().err
+    assert medvision([*words, "--turns", "4"]) != 0
     assert "no such weights file" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
     assert usual_contract("nodule-cnn3d-slim").kind == "nodule-fpr"
