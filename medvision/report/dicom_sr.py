@@ -1,14 +1,15 @@
 """The findings of a scan as a DICOM structured report: an imaging measurement report (TID 1500), by highdicom.
 
 It is filed in the study of the series and refers to its images. A finding is a volumetric region of interest (TID
-1411): a circle on each image that the ball about its centre meets, with the measurements of the record. Nothing is
-computed but these circles.
+1411), or a planar one (TID 1410) where it meets a single image: a circle on each image that the ball about its centre
+meets, with the measurements of the record. Nothing is computed but these circles.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +154,9 @@ def _group(one: Finding, origin: SeriesOrigin, algorithm: Any, named: Any) -> An
     sections = sections_of(origin.slices, np.array(one.world), one.diameter_mm)
     regions = []
     for image, radius_mm in sections:
-        kind, points = circle_of(image, np.array(one.world), radius_mm)
+        graphic, points = circle_of(image, np.array(one.world), radius_mm)
         shown = hd.SourceImageForRegion(origin.class_uid, image.uid)
-        regions.append(hd.ImageRegion(graphic_type=kind, graphic_data=points, source_image=shown))
+        regions.append(hd.ImageRegion(graphic_type=graphic, graphic_data=points, source_image=shown))
     mm, mean = codes.UCUM.Millimeter, codes.SCT.Mean
     # Name, value, unit, and what is made of many voxels.
     figures = [
@@ -166,9 +167,13 @@ def _group(one: Finding, origin: SeriesOrigin, algorithm: Any, named: Any) -> An
         (codes.DCM.AttenuationCoefficient, one.mean_hu, codes.UCUM.HounsfieldUnit, mean),
         (codes.DCM.CertaintyOfFinding, round(100 * one.score, 4), codes.UCUM.Percent, None),
     ]
-    return hd.VolumetricROIMeasurementsAndQualitativeEvaluations(
+    kind: Any
+    if len(regions) == 1:  # which readers take for a planar region, whatever the template says
+        kind = partial(hd.PlanarROIMeasurementsAndQualitativeEvaluations, referenced_region=regions[0])
+    else:
+        kind = partial(hd.VolumetricROIMeasurementsAndQualitativeEvaluations, referenced_regions=regions)
+    return kind(
         tracking_identifier=hd.TrackingIdentifier(named(f"finding {one.id}"), f"Finding {one.id}"),
-        referenced_regions=regions,
         finding_type=codes.SCT.Nodule,
         finding_category=codes.SCT.MorphologicallyAbnormalStructure,
         finding_sites=[hd.FindingSite(codes.SCT.Lung, laterality=side)],

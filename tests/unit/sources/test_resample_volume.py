@@ -157,7 +157,7 @@ def slices(count: int, first: int = 0, corner: tuple[int, int] = (3, 5)) -> list
 class Counting(ArraySource):
     """Counts the native planes that are read, and cannot decode one of them."""
 
-    def __init__(self, values: np.ndarray, spacing: tuple[float, ...], broken: int = -1) -> None:
+    def __init__(self, values: np.ndarray, spacing: tuple[float, ...], broken: int = 10**6) -> None:
         super().__init__(values, "zyx", Spacing(spacing, "mm"), fill=-1000)
         object.__setattr__(self, "seen", [])  # a source of an array is frozen
         object.__setattr__(self, "broken", broken)
