@@ -488,10 +488,8 @@ def test_a_structured_report_without_a_finding_says_that_all_ran(
     assert said.value.meaning == "All algorithms succeeded; without findings" and report.PatientName == ""
 
 
-def test_who_a_scan_is_of_is_only_written_where_it_may_be(
-    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No report under a pseudonym, from another process, at another spacing; a reason where it cannot be written."""
+def test_who_a_scan_is_of_is_only_written_where_it_may_be(models: dict[str, Path], tmp_path: Path) -> None:
+    """No report under a pseudonym, from another process, or at another spacing."""
     series = series_of(tmp_path, phantom())
     limits = Limits(memory_bytes=2 * 10**9, seconds=60)
     for name, changes, config in (
@@ -504,16 +502,23 @@ def test_who_a_scan_is_of_is_only_written_where_it_may_be(
         for path in (tmp_path / "out" / name).iterdir():
             data = path.read_bytes()
             assert path.name != "findings.dcm" and b"4711" not in data and "Müller".encode() not in data, path
-    monkeypatch.setattr("medvision.pipelines.nodules.can_write_sr", lambda: False)
-    find_nodules(series, tmp_path / "out", config_of(models), name="without")
-    (warning,) = json.loads((tmp_path / "out" / "without" / "run.json").read_text())["warnings"]
+
+
+def test_why_there_is_no_structured_report_is_said_on_the_page(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series, out = series_of(tmp_path, phantom()[15:45]), tmp_path / "out"
+    config = config_of(models, without_lungs=True)
+    with monkeypatch.context() as absent:
+        absent.setattr("medvision.pipelines.nodules.can_write_sr", lambda: False)
+        assert find_nodules(series, out, config, name="without").status == "done"
+    (warning,) = json.loads((out / "without" / "run.json").read_text())["warnings"]
     assert "pip install 'medvision[dicom]'" in warning
-    assert "highdicom" in (tmp_path / "out" / "without" / "report.html").read_text()
-    monkeypatch.undo()
+    assert "highdicom" in (out / "without" / "report.html").read_text()
     for path in series.iterdir():
         dataset = pydicom.dcmread(path)
         del dataset.StudyInstanceUID
         dataset.save_as(path)
-    assert find_nodules(series, tmp_path / "out", config_of(models), name="nowhere").status == "done"
-    (warning,) = json.loads((tmp_path / "out" / "nowhere" / "run.json").read_text())["warnings"]
+    assert find_nodules(series, out, config, name="nowhere").status == "done"
+    (warning,) = json.loads((out / "nowhere" / "run.json").read_text())["warnings"]
     assert "StudyInstanceUID" in warning
