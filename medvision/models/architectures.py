@@ -33,6 +33,6 @@ ARCHITECTURES: Registry[Architecture] = Registry("architecture")
 
 def list_architectures() -> dict[str, Architecture]:
     """All of them by name, those of one family together."""
-    for family in ("mil", "nodules"):
+    for family in ("mil", "nodules", "segmentation"):
         import_module(f"medvision.models.{family}")  # which registers its own
     return dict(sorted(ARCHITECTURES.items(), key=lambda item: item[1].family))

@@ -13,7 +13,6 @@ from medvision.pipelines.nodule_findings import Floats, Sides
 from medvision.sources.base import Values, VolumeSource
 from medvision.sources.spacing import require_spacing
 from medvision.store.image_records import FigureInfo
-from medvision.store.luna16_files import series_name
 from medvision.store.scan_records import Finding, NoduleModelInfo, ScanInfo
 
 
@@ -30,15 +29,15 @@ class FoundInScan:
     unscored: int
 
 
-def describe_scan(source: VolumeSource, shown: str) -> ScanInfo:
-    """The scan as it was read; `shown` is what it is called."""
+def describe_scan(source: VolumeSource, shown: str, series: str) -> ScanInfo:
+    """The scan as it was read; `shown` is what it is called, and `series` what tables call it."""
     spacing = require_spacing(source, "mm")
     assert source.frame is not None, "a scan with a spacing has a frame"
     planes, rows, columns = source.levels[0].shape
     plane, row, column = spacing.values
     return ScanInfo(
         name=shown,
-        series=series_name(shown),
+        series=series,
         digest=source.id,
         reader=source.reader,
         reader_reason=source.why,

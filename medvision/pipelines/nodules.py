@@ -39,8 +39,9 @@ from medvision.sources.dicom_origin import SeriesOrigin, series_origin
 from medvision.sources.guarded import Limits
 from medvision.sources.spacing import require_spacing
 from medvision.sources.volume import open_volume
-from medvision.store.files import make_output, safe_name, safe_names
+from medvision.store.files import make_output, safe_name
 from medvision.store.luna16_files import Points, series_name, write_candidates
+from medvision.store.names import claim_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import RunRecord, SlideOutcome, Status
 from medvision.store.scan_records import Finding, NoduleResult
@@ -58,6 +59,7 @@ def find_nodules(
     on_windows: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     *,
+    called: str | None = None,
     alias: str | None = None,
     limits: Limits | None = None,
 ) -> SlideOutcome:
@@ -88,13 +90,14 @@ def find_nodules(
     work: _Search | None = None
     try:
         with contextlib.closing(open_scan(scan, config, limits)) as source:
-            shown = scan.name if alias is None else alias
+            shown = alias or called or scan.name
             work = _Search(source, shown, name, out, config, ready, engine, on_plan, started, began)
             if alias is None:
                 work.look_for_origin()
-            return work.outcome(str(scan) if alias is None else alias)
+            outcome = work.outcome(str(scan) if alias is None else alias)
+            return outcome.model_copy(update={"called": alias or called or ""})
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with a scan is its outcome
-        failed = failed_outcome(scan, name, error, time.perf_counter() - started, alias)
+        failed = failed_outcome(scan, name, error, time.perf_counter() - started, alias, called)
         return failed if work is None else failed.model_copy(update={"digests": work.spec.digests})
 
 
@@ -107,8 +110,9 @@ def find_each(
 ) -> Iterator[SlideOutcome]:
     """Search scans, each into a folder below `out`, in order; one that fails does not stop the others."""
     stop = threading.Event()
-    for scan, name in zip(scans, safe_names(scans), strict=True):
-        yield find_nodules(scan, out, config, name, on_plan, on_windows, stop)
+    make_output(out)
+    for one in claim_names(out, scans):
+        yield find_nodules(one.path, out, config, one.name, on_plan, on_windows, stop, called=one.called)
 
 
 def check_nodule_config(config: NoduleConfig) -> ReadyNodules:
@@ -219,6 +223,7 @@ class _Search:
             digests=self.spec.digests,
             batch_size=None if self.stats is None else self.stats.batch_size,
             device=str(self.engine.device) if entry.made else "",
+            set_aside=entry.set_aside,
         )
 
     def _status(self, result: NoduleResult, made: bool) -> Status:
@@ -282,7 +287,7 @@ class _Search:
     def _result(self, found: FoundInScan, folder: Path) -> NoduleResult:
         config, source = self.config, self.source
         assert source.frame is not None, "a scan with a spacing has a frame"
-        series = series_name(self.shown)
+        series = series_name(Path(self.shown).name)  # with a folder before it, LUNA16's tables do not know it
         centres = source.frame.to_world(found.candidates.centres)
         write_candidates(folder / CANDIDATES, {series: Points(centres, found.scores)})
         findings = self._findings(found, folder)
@@ -292,7 +297,7 @@ class _Search:
         return NoduleResult(
             verdict="QC rejected" if rejected else "done",
             reason="no lungs were found, so that nothing was looked for" if rejected else "",
-            scan=describe_scan(source, self.shown),
+            scan=describe_scan(source, self.shown, series),
             models=tuple(describe_net(net) for net in self.ready.nets),
             config=fields,
             config_digest=digest_json(fields),
