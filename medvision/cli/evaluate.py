@@ -147,7 +147,8 @@ def picai(
     Parameters
     ----------
     predictions
-        Folder of `CASE_detection_map.nii.gz` (or .nii, .npy): 0, and in each connected part one confidence.
+        Folder of `CASE_detection_map.nii.gz` (or .nii, .mha, .mhd, .nrrd, .npy): 0, and in each connected part one
+        confidence.
     reference
         Folder of `CASE_label.nii.gz` or `CASE.nii.gz`; the same folder if not given.
     out

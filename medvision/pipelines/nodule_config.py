@@ -48,6 +48,16 @@ class NoduleOptions(Record):
         tuple[Positive, Positive, Positive] | None,
         _says("Spacing of planes, rows and columns in mm, in place of what the file states."),
     ] = None
+    dicom_sr: Annotated[
+        bool,
+        _says(
+            "Write the findings in a DICOM series as a structured report of its study, too: it names the patient as "
+            "the series does. Needs highdicom."
+        ),
+    ] = True
+    checkpoint_seconds: Annotated[
+        Positive, _says("Seconds between two saves of a scan's progress: as much is lost by a crash.")
+    ] = 20.0
 
 
 class NoduleConfig(NoduleOptions):
@@ -68,7 +78,8 @@ class NoduleConfig(NoduleOptions):
 
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result. What the models' files hold is known by their digests, beside these."""
-        fields = self.model_dump(exclude={"detector", "reduction", "device", "batch_size", "volume_spacing"})
+        files, how = {"detector", "reduction"}, {"device", "batch_size", "checkpoint_seconds", "dicom_sr"}
+        fields = self.model_dump(exclude={"volume_spacing", *files, *how})
         spacing = self.volume_spacing
         fields["volume_spacing"] = None if spacing is None else " ".join(f"{side:g}" for side in spacing)
         return fields

@@ -31,7 +31,8 @@ def write_labels(
             f"{folder / name}: labels of {values.ndim} axes from {low} to {high}; two or three axes, up to {largest:,}"
         )
     if values.ndim == 2:
-        return _picture(folder / f"{name}.png", values.astype(np.uint8 if high < 256 else np.uint16))
+        picture = values.astype(np.uint8) if high < 256 else values.astype(np.uint16)
+        return _picture(folder / f"{name}.png", picture)
     if frame is None:
         raise UsageError(
             f"{folder / name}: a volume of labels needs its place, which its image does not state"

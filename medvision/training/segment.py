@@ -262,8 +262,8 @@ def _predicted(task: _Task, segment: Segmenter, image: SegmentImage) -> list[flo
             values[label] = label if objects else value
     write_labels(task.out / "predictions", image.name, values[most_likely(probabilities)], image.frame)
     if task.config.probabilities:
-        for label, one in zip(classes, probabilities, strict=True):
-            path = task.out / "probabilities" / safe_name(label) / f"{image.name}.npy"
+        for name, one in zip(classes, probabilities, strict=True):
+            path = task.out / "probabilities" / safe_name(name) / f"{image.name}.npy"
             path.parent.mkdir(parents=True, exist_ok=True)
             np.save(path, one)
     return dice_of(image.truth, most_likely(at_spacing), len(classes))

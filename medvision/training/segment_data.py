@@ -211,7 +211,8 @@ def _with_channels(pixels: Values, channels: int, pair: Pair) -> Values:
     if channels == 3:
         return np.repeat(pixels, 3, axis=-1)
     if channels == 1:
-        return np.rint(pixels.astype(np.float32) @ _GREY)[..., None].astype(np.uint8)
+        grey: Values = np.rint(pixels.astype(np.float32) @ _GREY)[..., None].astype(np.uint8)
+        return grey
     raise UsageError(f"{pair.image}: has {pixels.shape[-1]} channels, and the network takes {channels}")
 
 

@@ -62,11 +62,11 @@ def overlap(name: LossName, *, background: bool = False, over_batch: bool = True
         background: whether the first class counts, too.
         over_batch: sums run over the whole batch, so that a class may be absent from a window; else over each window.
     """
-    from monai.losses import DiceLoss, GeneralizedDiceLoss
+    from monai.losses.dice import DiceLoss, GeneralizedDiceLoss
 
     how: dict[str, Any] = {"include_background": background, "batch": over_batch}
     if name == "generalised-dice":
-        measure = GeneralizedDiceLoss(**how)
+        measure: torch.nn.Module = GeneralizedDiceLoss(**how)
     else:
         measure = DiceLoss(squared_pred=name == "dice-squared", jaccard=name == "jaccard", **how)
 

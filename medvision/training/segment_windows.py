@@ -49,7 +49,7 @@ class SegmentBatches:
         windows, labels, weights = [], [], []
         for item in range(self.config.batch_size):
             rng = np.random.default_rng([self.config.seed, step, item])
-            image = self.images[rng.integers(len(self.images))]
+            image = self.images[int(rng.integers(len(self.images)))]
             places = drawn_places(
                 self.contract.window,
                 self._centre(image, rng),
@@ -74,7 +74,8 @@ class SegmentBatches:
         """The index in the middle of a window: of a pixel of some class, each as likely, or of any place."""
         if image.places and rng.random() < self.config.foreground_share:
             of_class = image.places[rng.integers(len(image.places))]
-            return of_class[rng.integers(len(of_class))].astype(np.float64)
+            found: Floats = of_class[int(rng.integers(len(of_class)))].astype(np.float64)
+            return found
         middle = [
             (n - 1) / 2 + rng.integers(-(room := max(0, n - side) // 2), room + 1)
             for n, side in zip(image.truth.shape, self.answered, strict=True)

@@ -95,7 +95,7 @@ def lost_pixels(contract: SegmentContract) -> int:
     Two convolutions of 3 take 4 off a side, at each scale on the way down, which is 4 (2^(depth + 1) - 1) pixels of the
     window. The coarsest maps must keep so many that the way up, which takes off 4 (2^depth - 1), leaves some.
     """
-    coarsest = 2**contract.options.depth
+    coarsest = 1 << contract.options.depth
     down, up = 4 * (2 * coarsest - 1), 4 * (coarsest - 1)
     return down + up // coarsest * coarsest
 
