@@ -22,7 +22,13 @@ _FILES = (
     ("PDF", "report.pdf"),
     ("GeoJSON", OUTLINES),
     ("GeoJSON", "findings.geojson"),
+    ("GeoJSON", "segments.geojson"),
     ("CSV", "candidates.csv"),
+    ("CSV", "parts.csv"),
+    ("Mask", "mask.png"),
+    ("Mask", "mask.ome.tiff"),
+    ("Mask", "mask.nii.gz"),
+    ("Mask", "mask.dcm"),
     ("JSON", RESULT),
 )
 

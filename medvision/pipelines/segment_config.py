@@ -1,0 +1,137 @@
+"""Parameters of segmenting images, slides and volumes: one home for each default, as `pipelines.config` is for slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medvision.pipelines.config import Count, Positive, Scalar
+from medvision.pipelines.image_config import parse_window
+from medvision.store.records import Record
+
+ChosenBlend = Literal["auto", "none", "constant", "gaussian"]
+MaskFormat = Literal["auto", "png", "tiff", "nifti", "dicom-seg"]
+
+
+def _says(words: str) -> object:
+    """Help text of a field."""
+    return Field(description=words)
+
+
+class SegmentOptions(Record):
+    """Parameters of a segmentation, but for the model and the device."""
+
+    blend: Annotated[
+        ChosenBlend,
+        _says(
+            "How windows become one. none: each keeps its core; constant, gaussian: means where they overlap. auto: "
+            "cores where the result is that of one run over the whole, else gaussian."
+        ),
+    ] = "auto"
+    overlap: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="Share of a window that the next one repeats. Default: as blend needs."),
+    ] = None
+    halo: Annotated[
+        int | None,
+        Field(ge=0, description="Pixels between the edge of a window and its core, in place of --overlap."),
+    ] = None
+    window: Annotated[
+        tuple[Count, ...] | None,
+        _says("Window of the network in place of its contract's: one side, or one of each axis."),
+    ] = None
+    threshold: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description=(
+                "Probability from which on a pixel is of a class. Default: the most probable class is taken."
+            ),
+        ),
+    ] = None
+    minimum_size: Annotated[
+        float,
+        Field(
+            ge=0,
+            allow_inf_nan=False,
+            description=(
+                "Connected parts smaller than this become background: in µm2, of volumes in mm3, and in pixels where "
+                "the input has no spacing."
+            ),
+        ),
+    ] = 0.0
+    fill_holes: Annotated[
+        bool, _says("Fill holes of parts: background that a part surrounds. Of images and volumes.")
+    ] = False
+    tissue_only: Annotated[
+        bool, _says("Of a slide, look only at windows that hold tissue; the rest is background.")
+    ] = False
+    output: Annotated[
+        MaskFormat,
+        _says(
+            "File of the mask. auto: png of an image, tiff (tiled, pyramidal) of a slide, nifti of a volume. dicom-seg "
+            "of a DICOM series needs the extra 'dicom'."
+        ),
+    ] = "auto"
+    spacing: Annotated[
+        tuple[Positive, ...] | None,
+        _says(
+            "Side of a pixel in µm, or of a voxel in mm, in place of what the file states: one number, or one of each "
+            "axis."
+        ),
+    ] = None
+    image_window: Annotated[
+        str | None,
+        _says(
+            "How grey of more than 8 bits becomes 0 to 255: LOW,HIGH in the file's values, percentiles, or full. Of "
+            "images."
+        ),
+    ] = None
+    frame: Annotated[
+        int | None, Field(ge=0, description="Which frame, from 0, of DICOM files that hold several.")
+    ] = None
+
+    @field_validator("spacing", "window", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("spacing", "window")
+    @classmethod
+    def _of_axes(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and len(value) not in (1, 2, 3):
+            raise ValueError(f"{len(value)} numbers; give one, or one of each of two or three axes")
+        return value
+
+    @field_validator("image_window")
+    @classmethod
+    def _is_a_window(cls, value: str | None) -> str | None:
+        parse_window(value)
+        return value
+
+    @model_validator(mode="after")
+    def _one_overlap(self) -> SegmentOptions:
+        if self.overlap is not None and self.halo is not None:
+            raise ValueError("overlap and halo say the same: give one of them")
+        return self
+
+
+class SegmentConfig(SegmentOptions):
+    """Parameters of a segmentation."""
+
+    model: Annotated[
+        Path,
+        _says("Weights of `medvision train segment`, with their contract; or the folder of a training."),
+    ]
+    device: Annotated[str, _says("auto, cpu, cuda, cuda:1, ... or mps.")] = "auto"
+    batch_size: Annotated[Count, _says("Windows per batch; halved by itself when memory runs out.")] = 4
+
+    def findings_fields(self) -> dict[str, Scalar]:
+        """The parameters that change a result. What the model's file holds is known by its digest, beside these."""
+        fields = self.model_dump(exclude={"model", "device", "batch_size", "spacing", "window"})
+        for name, values in (("spacing", self.spacing), ("window", self.window)):
+            fields[name] = None if values is None else " ".join(f"{value:g}" for value in values)
+        return fields

@@ -1,0 +1,97 @@
+"""The mask of a segmentation as a file: PNG, tiled TIFF, NIfTI, or a DICOM segmentation of the series it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from medvision.core.errors import UsageError
+from medvision.core.geometry import Box
+from medvision.core.world import WorldFrame, opposite
+from medvision.pipelines.segment_case import Case
+from medvision.pipelines.segment_config import MaskFormat
+from medvision.pipelines.segment_labels import LabelImage
+from medvision.sources.write import write_mask
+from medvision.sources.write_volume import write_nifti
+
+Labels = npt.NDArray[np.uint8]
+
+_FITTING: dict[str, tuple[MaskFormat, ...]] = {
+    "image": ("png", "tiff"),
+    "slide": ("tiff",),
+    "volume": ("nifti", "dicom-seg"),
+}
+
+
+def format_for(wanted: MaskFormat, kind: str) -> MaskFormat:
+    """The format of a kind of case's mask.
+
+    Raises:
+        UsageError: for one that does not fit, with those that do.
+    """
+    fitting = _FITTING[kind]
+    if wanted != "auto" and wanted not in fitting:
+        raise UsageError(f"--output {wanted} does not fit {_an(kind)}; choose {' or '.join(fitting)}")
+    return fitting[0] if wanted == "auto" else wanted
+
+
+def write_label_mask(
+    case: Case, image: LabelImage, classes: tuple[str, ...], form: MaskFormat, series: Path, folder: Path
+) -> str:
+    """Write the labels and return the file's name. `series` is where a DICOM series lies.
+
+    Raises:
+        UsageError: for a TIFF without a spacing, or a DICOM segmentation of something else than a DICOM series.
+    """
+    if form == "png":
+        Image.fromarray(np.asarray(image.labels)).save(folder / "mask.png", optimize=True)
+        return "mask.png"
+    if form == "tiff":
+        if case.spacing is None:
+            raise UsageError(f"{case.info.name}: a TIFF of the mask says its spacing; pass --spacing")
+        side = float(np.prod([s * by for s, by in zip(case.spacing.values, image.step, strict=True)])) ** 0.5
+
+        def read(box: Box) -> Labels:
+            return np.asarray(image.labels[box.slices()])
+
+        rows, columns = image.labels.shape
+        write_mask(folder / "mask.ome.tiff", (rows, columns), read, side)
+        return "mask.ome.tiff"
+    if form == "dicom-seg":
+        from medvision.pipelines.segment_dicom import write_dicom_segmentation
+
+        write_dicom_segmentation(folder / "mask.dcm", image.labels, classes, case, series)
+        return "mask.dcm"
+    labels, frame = as_stored(image.labels, case.frame, case.info.metadata.get("orientation", ""))
+    write_nifti(folder / "mask.nii.gz", labels, frame)
+    return "mask.nii.gz"
+
+
+def as_stored(labels: Labels, frame: WorldFrame, orientation: str) -> tuple[Labels, WorldFrame]:
+    """An upright volume with its axes as its file has them, so that voxels of both are counted alike.
+
+    `orientation` begins with the letters of the file's axes (x y z), "LAS", as a volume's facts say them; without
+    them the volume stays upright.
+    """
+    stored = orientation[:3][::-1]
+    upright = frame.letters
+    places = [
+        next((k for k, one in enumerate(upright) if one in (letter, _turned(letter))), -1) for letter in stored
+    ]
+    if sorted(places) != [0, 1, 2]:
+        return labels, frame
+    flips = tuple(upright[place] != letter for place, letter in zip(places, stored, strict=True))
+    turned = frame.rearranged(labels.shape, tuple(places), flips)
+    ways = tuple(axis for axis, flip in enumerate(flips) if flip)
+    return np.ascontiguousarray(np.flip(labels.transpose(places), ways)), turned
+
+
+def _turned(letter: str) -> str:
+    return opposite(letter) if letter in "RLAPIS" else ""
+
+
+def _an(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"
