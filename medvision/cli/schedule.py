@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from medvision.cli.batch import ImageParameters, ScanParameters, chosen
+from medvision.cli.batch import CaseParameters, ImageParameters, ScanParameters, chosen
 from medvision.cli.console import console, print_note, table
 from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
@@ -17,6 +17,7 @@ from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.segment_config import SegmentConfig
 from medvision.training.config_file import read_yaml_config, validated
 
 if TYPE_CHECKING:
@@ -179,6 +180,54 @@ def create_scans(
         validated(given, NoduleConfig) if config is None else read_yaml_config(config, NoduleConfig, **given)
     )
     request = validated({"scans": scans, "out": out, "nodules": content, "options": options}, BatchRequest)
+    return _create(name, request, _timed(cron, timezone, None), pool, home)
+
+
+@app.command
+def create_segment(
+    name: str,
+    cases: Path,
+    /,
+    *,
+    out: Path,
+    cron: str,
+    timezone: str | None = None,
+    config: Path | None = None,
+    pool: str | None = None,
+    home: Home = DEFAULT_HOME,
+    segment: Annotated[CaseParameters, Parameter(name="*")] = CaseParameters(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Make a schedule that segments images, slides or volumes, at the times of --cron.
+
+    Example: medvision schedule create-segment liver /pacs --out results --model liver --cron "0 22 * * *"
+
+    Parameters
+    ----------
+    name
+        Letters, digits, hyphens and underscores. It is shown by Prefect: no name of a patient.
+    cases
+        A manifest (case,path,...) or a folder.
+    out
+        Output folder.
+    cron
+        Minute, hour, day of the month, month, day of the week: "0 20 * * *" is every evening at eight.
+    timezone
+        Whose clocks --cron goes by, such as Europe/Oslo. Default: this machine's.
+    config
+        YAML file of the parameters of a segmentation, by the names of the options; an option given here comes first.
+    pool
+        Work pool of Prefect whose workers run the batches, in place of 'medvision schedule serve'.
+    home
+        The server's folder.
+    """
+    given = chosen(segment)
+    content = (
+        validated(given, SegmentConfig)
+        if config is None
+        else read_yaml_config(config, SegmentConfig, **given)
+    )
+    request = validated({"cases": cases, "out": out, "segment": content, "options": options}, BatchRequest)
     return _create(name, request, _timed(cron, timezone, None), pool, home)
 
 

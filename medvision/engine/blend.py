@@ -79,7 +79,9 @@ class BlendSink:
         extent = np.array(plan.extent, np.int64)
         self._starts = plan.boxes[:, 0] + lost
         stops = np.minimum(self._starts + np.array(self._out, np.int64), extent)
-        self._parts = plan.cores if blend == "none" else np.stack([np.maximum(self._starts, 0), stops], axis=1)
+        self._parts = (
+            plan.cores if blend == "none" else np.stack([np.maximum(self._starts, 0), stops], axis=1)
+        )
         # The edges of all windows cut the extent into cells, each of which lies in the same windows as a whole.
         self._edges = [np.unique(self._parts[:, :, axis]) for axis in range(len(extent))]
         self._cells = np.stack(
@@ -101,7 +103,9 @@ class BlendSink:
         if isinstance(outputs, list):
             raise UsageError("a blend takes arrays, and the model gives objects")
         if outputs.shape[2:] != self._out:
-            raise UsageError(f"outputs of {outputs.shape[2:]} are not the {self._out} that the plan counts on")
+            raise UsageError(
+                f"outputs of {outputs.shape[2:]} are not the {self._out} that the plan counts on"
+            )
         for index, array in zip(windows.index.tolist(), outputs, strict=True):
             whole = array if self._blend != "gaussian" else array * self._weights
             for cell, box, inner in self._pieces(index):
@@ -131,7 +135,7 @@ class BlendSink:
         """A stream cannot be saved."""
         raise UsageError("a blend hands its results on as they come, and has no progress that could be saved")
 
-    def restore(self, state: State) -> None:
+    def restore(self, state: State) -> None:  # noqa: ARG002 - of the protocol
         """Nor restored."""
         raise UsageError("a blend hands its results on as they come, and has no progress that could be saved")
 

@@ -384,7 +384,8 @@ def _fill(
     """Read windows `start..stop` of a batch into their slots. A window that cannot be decoded is marked, not fatal."""
     boxes_of = [Box(*(tuple(corner) for corner in box)) for _, box in items[start:stop]]
     for (_, mirrored), run in itertools.groupby(
-        range(start, stop), lambda slot: (id(items[slot][0]), _mirrors(items[slot][0], boxes_of[slot - start]))
+        range(start, stop),
+        lambda slot: (id(items[slot][0]), _mirrors(items[slot][0], boxes_of[slot - start])),
     ):
         slots = list(run)
         progress = items[slots[0]][0]

@@ -160,7 +160,11 @@ def overlapped(
             f"extent {extent}, window {window}, step {step} and margin {margin} differ in number of axes"
         )
     answered = tuple(side - 2 * lost for side, lost in zip(window, margin, strict=True))
-    if min(extent) < 1 or min(margin) < 0 or any(not 1 <= s <= n for s, n in zip(step, answered, strict=True)):
+    if (
+        min(extent) < 1
+        or min(margin) < 0
+        or any(not 1 <= s <= n for s, n in zip(step, answered, strict=True))
+    ):
         raise UsageError(
             f"windows of {window} that answer for {answered} cannot follow each other every {step} pixels over {extent}"
         )

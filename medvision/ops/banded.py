@@ -1,4 +1,4 @@
-"""Connected parts of a label image that is never held whole: bands of rows go in, finished parts with outlines come out.
+"""Connected parts of a label image that is never held whole: bands of rows go in, parts with outlines come out.
 
 A part is a set of pixels of one label that hang together by their sides, so that its outline is one polygon, with
 holes. What crosses the border of bands is joined (union-find). A part is finished when a row goes by without it; only

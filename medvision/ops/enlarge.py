@@ -14,7 +14,9 @@ _AT_ONCE = 1 << 24
 """Values of a slab, which bounds memory."""
 
 
-def linear_slabs(values: Floats, shape: tuple[int, ...], step: tuple[float, ...]) -> Iterator[tuple[int, Floats]]:
+def linear_slabs(
+    values: Floats, shape: tuple[int, ...], step: tuple[float, ...]
+) -> Iterator[tuple[int, Floats]]:
     """`values` `(channels, *grid)` at the centres of `shape` pixels, in slabs along the first axis with their start.
 
     Both grids begin at one corner; `step` is the side of a wanted pixel in pixels of `values`. Beyond the outermost

@@ -194,7 +194,7 @@ class _Segmentation:
             status="done" if entry.made else "unchanged",
             reason=result.reason,
             probability=result.probability,
-            probability_of="the labels",
+            probability_of="mean probability",
             label=result.label,
             regions=result.parts,
             windows=0 if tiling is None else tiling.windows,
@@ -304,9 +304,7 @@ class _Segmentation:
             listed = tally.listed
             middle = tuple(n / 2 for n in case.shape)
             at = listed[0].centroid if listed else middle
-            names, views = write_planes(
-                case.volume, image.labels, (at[0], at[1], at[2]), case.ends, folder
-            )
+            names, views = write_planes(case.volume, image.labels, (at[0], at[1], at[2]), case.ends, folder)
             return names, views["axial"], views
         base = self.overview.image if case.shown is None else case.shown
         width = None if case.spacing is None else round(case.spacing.values[1] * case.shape[1], 3)
@@ -442,7 +440,9 @@ def _limits(found: _Found, tally: Tally, config: SegmentConfig, exact: bool) -> 
             f"whole, on noise by up to {seam:.2g} of a probability."
         )
     if found.stats.unread:
-        notes.append(f"{len(found.stats.unread)} windows could not be decoded; they are background in the mask.")
+        notes.append(
+            f"{len(found.stats.unread)} windows could not be decoded; they are background in the mask."
+        )
     if tally.removed:
         notes.append(f"{tally.removed:,} parts smaller than {config.minimum_size:g} became background.")
     if config.tissue_only:

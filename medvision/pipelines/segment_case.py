@@ -70,8 +70,9 @@ class Case:
     @property
     def frame(self) -> WorldFrame:
         """Where a volume lies."""
-        assert self.volume is not None and self.volume.frame is not None, "of a volume with a spacing"
-        return self.volume.frame
+        frame = None if self.volume is None else self.volume.frame
+        assert frame is not None, "of a volume with a spacing"
+        return frame
 
     def close(self) -> None:
         """Release the files."""

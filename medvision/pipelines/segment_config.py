@@ -1,4 +1,4 @@
-"""Parameters of segmenting images, slides and volumes: one home for each default, as `pipelines.config` is for slides."""
+"""Parameters of segmenting images, slides and volumes: one home for each default, as `pipelines.config` is."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class SegmentOptions(Record):
     ] = "auto"
     overlap: Annotated[
         float | None,
-        Field(ge=0, lt=1, description="Share of a window that the next one repeats. Default: as blend needs."),
+        Field(
+            ge=0, lt=1, description="Share of a window that the next one repeats. Default: as blend needs."
+        ),
     ] = None
     halo: Annotated[
         int | None,

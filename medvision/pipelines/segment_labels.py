@@ -27,13 +27,11 @@ SHOWN_PARTS = 20
 BAND = 512
 """Rows that are looked at together."""
 
-_PARTS_2D = (
-    "part,class,pixels,area_um2,row,column,top,left,bottom,right,probability".split(",")
-)
-_PARTS_3D = (
-    "part,class,voxels,volume_mm3,plane,row,column,x_mm,y_mm,z_mm,first_plane,first_row,first_column,"
-    "end_plane,end_row,end_column,probability".split(",")
-)
+_PLACE_2D = ("row", "column", "top", "left", "bottom", "right")
+_PARTS_2D = ("part", "class", "pixels", "area_um2", *_PLACE_2D, "probability")
+_PLACE_3D = ("plane", "row", "column", "x_mm", "y_mm", "z_mm")
+_BOX_3D = ("first_plane", "first_row", "first_column", "end_plane", "end_row", "end_column")
+_PARTS_3D = ("part", "class", "voxels", "volume_mm3", *_PLACE_3D, *_BOX_3D, "probability")
 
 
 @dataclass(eq=False)
@@ -177,8 +175,15 @@ def _areas(image: LabelImage, minimum: float, tally: Tally, table: Any) -> Itera
         (top, left), (bottom, right) = part.bbox
         box = (top * down, left * across, bottom * down, right * across)
         table.writerow(
-            (number, name, part.pixels, "" if area is None else f"{area:.10g}", *centre)
-            + (*(f"{edge:.10g}" for edge in box), f"{probability:.4f}")
+            (
+                number,
+                name,
+                part.pixels,
+                "" if area is None else f"{area:.10g}",
+                *centre,
+                *(f"{edge:.10g}" for edge in box),
+                f"{probability:.4f}",
+            )
         )
         polygon = part.polygon.moved(image.step if len(image.step) == 2 else (1.0, 1.0))
         measurements = {"pixels": float(part.pixels), "mean_probability": probability}
@@ -240,8 +245,17 @@ def write_volumes(
                 tally.add(label, part)
                 world = [f"{v:.2f}" for v in frame.to_world(at)]
                 table.writerow(
-                    (number, part.name, part.pixels, "" if volume is None else f"{volume:.10g}")
-                    + (*part.centroid, *world, *start, *(edge.stop for edge in box), f"{probability:.4f}")
+                    (
+                        number,
+                        part.name,
+                        part.pixels,
+                        "" if volume is None else f"{volume:.10g}",
+                        *part.centroid,
+                        *world,
+                        *start,
+                        *(edge.stop for edge in box),
+                        f"{probability:.4f}",
+                    )
                 )
     return tally
 

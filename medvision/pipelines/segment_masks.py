@@ -79,7 +79,8 @@ def as_stored(labels: Labels, frame: WorldFrame, orientation: str) -> tuple[Labe
     stored = orientation[:3][::-1]
     upright = frame.letters
     places = [
-        next((k for k, one in enumerate(upright) if one in (letter, _turned(letter))), -1) for letter in stored
+        next((k for k, one in enumerate(upright) if one in (letter, _turned(letter))), -1)
+        for letter in stored
     ]
     if sorted(places) != [0, 1, 2]:
         return labels, frame

@@ -237,7 +237,12 @@ def _class_columns(items: Iterable[Item]) -> dict[str, Kind]:
 
 
 def _class_sizes(total: ClassTotal) -> dict[str, Value]:
-    sizes = {"share": total.share, "area_mm2": total.area_mm2, "volume_ml": total.volume_ml, "parts": total.parts}
+    sizes = {
+        "share": total.share,
+        "area_mm2": total.area_mm2,
+        "volume_ml": total.volume_ml,
+        "parts": total.parts,
+    }
     return {f"{what}_{total.name}": value for what, value in sizes.items() if value is not None}
 
 

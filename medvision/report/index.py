@@ -55,11 +55,11 @@ def render_index(
 ) -> Path:
     """Write the page of the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
 
-    The run is of slides, images, scans or cases, as `item` says. The page has one row per outcome, in that order, with what
-    its own `result.json` says where there is one; so have `cohort.csv` and `cohort.parquet` beside it, and of images
-    also `predictions.csv`. With the `run_id` of a run in the folder's ledger, the page also says how that run compares
-    with the earlier ones. Without outcomes, they, the evaluation, the run and what it is of are those of the stored
-    `index.json`, else one outcome per folder of a result that is found.
+    The run is of slides, images, scans or cases, as `item` says. The page has one row per outcome, in that order,
+    with what its own `result.json` says where there is one; so have `cohort.csv` and `cohort.parquet` beside it, and
+    of images also `predictions.csv`. With the `run_id` of a run in the folder's ledger, the page also says how that
+    run compares with the earlier ones. Without outcomes, they, the evaluation, the run and what it is of are those of
+    the stored `index.json`, else one outcome per folder of a result that is found.
 
     Raises:
         StoreError: if `index.json` or the ledger cannot be read, an outcome leads out of the run, or a file cannot be

@@ -1,4 +1,4 @@
-"""From the folder of what was segmented to the `SegmentReport`. Nothing is measured here: figures are put into words."""
+"""From the folder of what was segmented to the `SegmentReport`. Nothing is measured: figures are put into words."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ def build_segment_report(folder: Path) -> SegmentReport:
         verdict=_verdict(result),
         panels=_panels(result, folder),
         panels_note=_panels_note(result),
-        legend=tuple(
-            LegendEntry(text.visible(one.name), one.colour, _amount(one)) for one in result.classes
-        ),
+        legend=tuple(LegendEntry(text.visible(one.name), one.colour, _amount(one)) for one in result.classes),
         classes=_classes(result),
         parts=_parts(result),
         files=tuple(Fact(text.visible(file), _FILES[what]) for what, file in sorted(result.files.items())),
@@ -80,9 +78,7 @@ def _verdict(result: SegmentResult) -> Verdict:
     figures = []
     if result.confidence is not None:
         figures.append(Fact("Mean probability of the labels", text.probability(result.confidence)))
-    return Verdict(
-        "neutral", text.sentence(title), said, None, tuple(figures), tuple(statements)
-    )
+    return Verdict("neutral", text.sentence(title), said, None, tuple(figures), tuple(statements))
 
 
 def _amount(one: ClassTotal) -> str:
@@ -153,8 +149,13 @@ def _parts(result: SegmentResult) -> Grid | None:
         return None
     volume = result.case.kind == "volume"
     rows = tuple(
-        (str(one.id), text.visible(one.name), _size(one), *(f"{v:,.0f}" for v in one.centroid))
-        + (text.probability(one.probability),)
+        (
+            str(one.id),
+            text.visible(one.name),
+            _size(one),
+            *(f"{v:,.0f}" for v in one.centroid),
+            text.probability(one.probability),
+        )
         for one in result.largest
     )
     places = ("Plane", "Row", "Column") if volume else ("Row", "Column")
@@ -187,4 +188,8 @@ def _figures(result: SegmentResult) -> Grid | None:
         )
         for name, one in result.model.figures.items()
     )
-    return Grid(("Measure", "Value", "95% interval", "Protocol"), (False, True, True, False), rows) if rows else None
+    return (
+        Grid(("Measure", "Value", "95% interval", "Protocol"), (False, True, True, False), rows)
+        if rows
+        else None
+    )

@@ -33,7 +33,9 @@ def segment_view(classes: Sequence[str]) -> View:
     )
 
 
-def _row(outcome: SlideOutcome, folder: Path, result: SegmentResult, many: bool, classes: Sequence[str]) -> Row:
+def _row(
+    outcome: SlideOutcome, folder: Path, result: SegmentResult, many: bool, classes: Sequence[str]
+) -> Row:
     totals = {one.name: one for one in result.classes}
     nothing = result.label == "nothing"
     verdict = "Nothing found" if nothing else text.visible(result.label)

@@ -67,6 +67,8 @@ def test_importing_the_package_is_free() -> None:
         ["batch"],
         ["batch-scans"],
         ["nodules"],
+        ["batch-segment"],
+        ["segment"],
         ["runs"],
         ["server", "start"],
         ["schedule", "create"],

@@ -69,9 +69,7 @@ def _plain_arithmetic() -> object:
     return torch.backends.nnpack.flags(enabled=False)  # type: ignore[no-untyped-call]
 
 
-def _least(
-    net: nn.Module, channels: int, axes: int, multiple: int, lost: int
-) -> tuple[int, tuple[int, ...]]:
+def _least(net: nn.Module, channels: int, axes: int, multiple: int, lost: int) -> tuple[int, tuple[int, ...]]:
     """The side of the smallest window that gives an answer, and what that loses on each side."""
     side = lost + multiple
     for _ in range(_TRIES):
@@ -85,9 +83,7 @@ def _least(
     raise UsageError(f"the network gives no answer for windows of up to {side - multiple} px")
 
 
-def _influence(
-    net: nn.Module, channels: int, axes: int, axis: int, multiple: int, least: int
-) -> int | None:
+def _influence(net: nn.Module, channels: int, axes: int, axis: int, multiple: int, least: int) -> int | None:
     """Pixels from a line across `axis` within which answers depend on what lies on its other side, the larger way."""
     length = least + multiple * max(4, -(-64 // multiple))
     while length <= max(_FURTHEST, least + 8 * multiple):

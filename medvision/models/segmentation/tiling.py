@@ -186,5 +186,3 @@ def _is_exact(
             for more, side, by, far in zip(parted, answered, step, reach.influence, strict=True)
         )
     )
-
-

@@ -17,7 +17,9 @@ from medvision.sources.mirrored import mirrored, read_mirrored
 
 
 @pytest.mark.parametrize("extent", [(5, 7), (16, 16), (17, 40), (100, 33)])
-@pytest.mark.parametrize(("window", "step", "margin", "multiple"), [(16, 8, 0, 4), (16, 8, 2, 8), (8, 8, 0, 1)])
+@pytest.mark.parametrize(
+    ("window", "step", "margin", "multiple"), [(16, 8, 0, 4), (16, 8, 2, 8), (8, 8, 0, 1)]
+)
 def test_cores_partition_the_extent(
     extent: tuple[int, ...], window: int, step: int, margin: int, multiple: int
 ) -> None:
@@ -28,7 +30,8 @@ def test_cores_partition_the_extent(
         core, box = plan.core(index), plan.box(index)
         seen[core.slices()] += 1
         answered = Box(
-            tuple(a + margin for a in box.start), tuple(min(b - margin, n) for b, n in zip(box.stop, extent))
+            tuple(a + margin for a in box.start),
+            tuple(min(b - margin, n) for b, n in zip(box.stop, extent, strict=True)),
         )
         assert answered.intersect(core) == core
     assert (seen == 1).all()
@@ -91,6 +94,8 @@ def test_engine_reads_the_mirror(spacing: Spacing | None) -> None:
     stack, _ = PatchEngine(EngineSettings(device="cpu", readers=1)).run(source, plan, model, StackSink(plan))
     wide = np.pad(image, ((4, 20), (4, 20), (0, 0)), mode="reflect")
     for window, (start, stop) in zip(stack, plan.boxes + 4, strict=True):
-        assert np.array_equal(np.moveaxis(window, 0, -1).round(), wide[Box(tuple(start), tuple(stop)).slices()])
+        assert np.array_equal(
+            np.moveaxis(window, 0, -1).round(), wide[Box(tuple(start), tuple(stop)).slices()]
+        )
     filled = overlapped(source.id, (20, 24), (16, 16), (8, 8), margin=(4, 4), outside="fill")
     assert filled.digest != overlapped(source.id, (20, 24), (16, 16), (8, 8), margin=(4, 4)).digest

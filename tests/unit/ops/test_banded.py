@@ -80,9 +80,9 @@ def test_a_spiral_over_many_bands() -> None:
     image[0, 4:] = 1
     (part,) = connected_parts(bands(image, 1))
     assert part.pixels == image.sum()
-    assert [hole.tolist() for hole in part.polygon.holes] == [[[1.0, 5.0], [8.0, 5.0], [8.0, 8.0], [1.0, 8.0]]] or (
-        len(part.polygon.holes) == 1
-    )
+    assert [hole.tolist() for hole in part.polygon.holes] == [
+        [[1.0, 5.0], [8.0, 5.0], [8.0, 8.0], [1.0, 8.0]]
+    ] or (len(part.polygon.holes) == 1)
 
 
 def test_values_are_averaged() -> None:
