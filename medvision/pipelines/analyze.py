@@ -22,8 +22,8 @@ from medvision.models.slide_forest import SlideForest
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig, Scalar
 from medvision.pipelines.configured import configured_forest, configured_model, configured_runner
-from medvision.pipelines.dense import Agreement, compute_dense, plan_dense
 from medvision.pipelines.configured_segment import ReadySegment
+from medvision.pipelines.dense import Agreement, compute_dense, plan_dense
 from medvision.pipelines.device import compute
 from medvision.pipelines.heatmap import (
     Overview,

@@ -23,7 +23,6 @@ from medvision.pipelines.device import submit
 from medvision.pipelines.heatmap import spacing_of, stride_px
 from medvision.pipelines.tissue_model import tissue_model
 
-
 SEGMENTATION = "segmentation"
 """The name by which an analysis takes a segmentation network."""
 

@@ -47,7 +47,7 @@ def heatmap_model(
     contract = model.contract
     if contract.axes != "yx" or contract.spacing is None or contract.intensity == "source":
         raise UsageError(
-            f"model {model.name!r} makes no heatmaps of slides: that needs images, a spacing and a fixed range of values"
+            f"model {model.name!r} makes no heatmaps of slides: that needs images, a spacing and a fixed range"
         )
     if positive is not None and positive not in contract.classes:
         raise UsageError(
