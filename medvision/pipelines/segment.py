@@ -222,7 +222,16 @@ class _Segmentation:
                 tally = write_areas(image, self.classes, minimum, folder)
             else:
                 tally = write_volumes(image, self.classes, minimum, self.case.frame, folder)
-            mask = write_label_mask(self.case, image, self.classes, form, self.path, folder)
+            mask = write_label_mask(
+                self.case,
+                image,
+                self.classes,
+                form,
+                folder,
+                series=self.path,
+                model=self.ready.model.name,
+                key=f"{self.spec.digests}",
+            )
             images, width, views = self._pictures(image, tally, folder)
             files = {"mask": mask, "parts": PARTS}
             if self.case.volume is None:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from medvision import __version__
 from medvision.core.errors import UsageError
 from medvision.core.geometry import Box
 from medvision.core.world import WorldFrame, opposite
@@ -15,6 +16,7 @@ from medvision.pipelines.segment_case import Case
 from medvision.pipelines.segment_config import MaskFormat
 from medvision.pipelines.segment_labels import LabelImage
 from medvision.sources.write import write_mask
+from medvision.sources.write_segmentation import NEEDED, can_write_segmentation, write_dicom_segmentation
 from medvision.sources.write_volume import write_nifti
 
 Labels = npt.NDArray[np.uint8]
@@ -35,13 +37,26 @@ def format_for(wanted: MaskFormat, kind: str) -> MaskFormat:
     fitting = _FITTING[kind]
     if wanted != "auto" and wanted not in fitting:
         raise UsageError(f"--output {wanted} does not fit {_an(kind)}; choose {' or '.join(fitting)}")
+    if wanted == "dicom-seg" and not can_write_segmentation():
+        raise UsageError(NEEDED)
     return fitting[0] if wanted == "auto" else wanted
 
 
 def write_label_mask(
-    case: Case, image: LabelImage, classes: tuple[str, ...], form: MaskFormat, series: Path, folder: Path
+    case: Case,
+    image: LabelImage,
+    classes: tuple[str, ...],
+    form: MaskFormat,
+    folder: Path,
+    *,
+    series: Path,
+    model: str,
+    key: str,
 ) -> str:
-    """Write the labels and return the file's name. `series` is where a DICOM series lies.
+    """Write the labels and return the file's name.
+
+    Of a DICOM segmentation `series` is where the series lies, `model` what made the labels, and `key` what UIDs are
+    made from.
 
     Raises:
         UsageError: for a TIFF without a spacing, or a DICOM segmentation of something else than a DICOM series.
@@ -60,12 +75,20 @@ def write_label_mask(
         rows, columns = image.labels.shape
         write_mask(folder / "mask.ome.tiff", (rows, columns), read, side)
         return "mask.ome.tiff"
-    if form == "dicom-seg":
-        from medvision.pipelines.segment_dicom import write_dicom_segmentation
-
-        write_dicom_segmentation(folder / "mask.dcm", image.labels, classes, case, series)
-        return "mask.dcm"
     labels, frame = as_stored(image.labels, case.frame, case.info.metadata.get("orientation", ""))
+    if form == "dicom-seg":
+        if case.info.reader != "dicom-series":
+            raise UsageError(
+                f"{case.info.name}: a DICOM segmentation is one of a DICOM series; choose --output nifti"
+            )
+        if case.info.name != series.name:
+            raise UsageError(
+                "a DICOM segmentation names the patient, and the run hides names: --output nifti"
+            )
+        write_dicom_segmentation(
+            folder / "mask.dcm", labels, classes, series, version=__version__, model=model, key=key
+        )
+        return "mask.dcm"
     write_nifti(folder / "mask.nii.gz", labels, frame)
     return "mask.nii.gz"
 

@@ -1,8 +1,8 @@
 """Overlapping windows made one: the engine with its streaming sink beside MONAI's sliding window, by turns.
 
 Both run one network, in float32, over one image in memory, with the same windows, overlap, weights and batch; the
-result is compared, too. The engine also reads and normalises. Given are ratios of MONAI's time to the engine's, of pairs of
-runs that follow each other, so that other work on the machine touches both.
+result is compared, too. The engine also reads and normalises. Given are ratios of MONAI's time to the engine's, of
+pairs of runs that follow each other, so that other work on the machine touches both.
 
     python tests/benchmarks/bench_windows.py [--side 1024] [--rounds 5] [--net unet|cheap] [--blend gaussian|constant]
 """

@@ -153,6 +153,47 @@ def test_a_dicom_series(tmp_path: Path, threshold_model: Model) -> None:
     assert int(np.asarray(mask.dataobj).sum()) == bright.sum()
 
 
+def test_a_dicom_segmentation(tmp_path: Path, threshold_model: Model) -> None:
+    """One segment a class, frame by frame in the place of the series' slices; not under a pseudonym, nor of a NIfTI."""
+    pytest.importorskip("highdicom")
+    import highdicom.seg
+    import pydicom
+
+    from medvision.pipelines.segment import segment_case
+    from medvision.pipelines.segment_config import SegmentConfig
+
+    bright = blobs((9, 40, 44), 6)
+    frame = WorldFrame((-20.0, -30.0, 5.0), (2.5, 0.8, 0.8), ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
+    write_dicom_series(tmp_path / "ct", np.where(bright, 300, -200).astype(np.int16), frame, "1.2.3")
+    model = threshold_model(tmp_path / "m.safetensors", axes=3, range=(-200.0, 300.0), window=(32, 32, 32))
+    out = tmp_path / "out"
+    command = ["segment", str(tmp_path / "ct"), "--model", str(model), "--output", "dicom-seg", "--out"]
+    assert run([*command, str(out)]) == 0
+    made = highdicom.seg.segread(out / "ct" / "mask.dcm")
+    (source,) = (pydicom.dcmread(p) for p in [next((tmp_path / "ct").iterdir())])
+    assert made.StudyInstanceUID == source.StudyInstanceUID
+    assert [one.SegmentLabel for one in made.SegmentSequence] == ["bright"]
+    places = {
+        float(frame_.PlanePositionSequence[0].ImagePositionPatient[2]): pixels
+        for frame_, pixels in zip(made.PerFrameFunctionalGroupsSequence, made.pixel_array, strict=True)
+    }
+    for number, plane in enumerate(bright):
+        expected = plane.astype(np.uint8)
+        assert np.array_equal(places.get(5.0 + 2.5 * number, np.zeros_like(expected)), expected)
+    assert run([*command, str(tmp_path / "again")]) == 0
+    first, second = ((folder / "ct" / "mask.dcm").read_bytes() for folder in (out, tmp_path / "again"))
+    assert first == second
+    hidden = segment_case(
+        tmp_path / "ct",
+        tmp_path / "hidden",
+        SegmentConfig(model=model, output="dicom-seg", device="cpu"),
+        "p1",
+        alias="p1",
+    )
+    assert hidden.status == "failed"
+    assert "names the patient" in hidden.reason
+
+
 def test_a_slide_is_streamed(tmp_path: Path, threshold_model: Model) -> None:
     """At the network's spacing, from a pyramid: mask, areas and outlines on the slide's own pixels."""
     bright = np.kron(blobs((130, 170), 7), np.ones((4, 4), bool))
