@@ -16,7 +16,7 @@ from medvision.core.geometry import Spacing
 from medvision.core.results import FloatArray
 from medvision.core.world import WorldFrame
 from medvision.ops.banded import Part, connected_parts
-from medvision.ops.colours import class_colour, hex_colour
+from medvision.ops.label_colours import class_colour, hex_colour
 from medvision.sources.annotations import Annotation, write_geojson
 from medvision.store.segment_records import ClassTotal, PartInfo
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from medvision.core.geometry import Box
-from medvision.ops.colours import paint_labels
+from medvision.ops.label_colours import paint_labels
 from medvision.report.planes import VIEWS, View, lettered, plane_of
 from medvision.sources.base import Pixels, VolumeSource
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from medvision.core.errors import UsageError
 from medvision.core.geometry import Spacing
-from medvision.engine.blend import Blend
+from medvision.engine.blend import BLENDS, Blend
 from medvision.engine.plan import TilePlan, overlapped
 from medvision.models.segmentation.contract import SegmentContract
 from medvision.models.segmentation.model import SegmentModel, TemperedClasses, check_window
@@ -111,33 +111,12 @@ def choose_tiling(
         for side, n, lost in zip(asked.window, extent, reach.margin, strict=True)
     )
     answered = tuple(side - 2 * lost for side, lost in zip(sides, reach.margin, strict=True))
-    chosen: Blend = "none" if blend == "auto" else blend
-    if overlap is not None:
-        if not 0 <= overlap < 1:
-            raise UsageError(f"an overlap of {overlap:g} does not lie between 0 and below 1")
-        step = tuple(int(n * (1 - overlap)) for n in answered)
-    elif halo is not None:
-        if halo < 0 or any(n - 2 * halo < 1 for n in answered):
-            raise UsageError(f"a halo of {halo} px leaves nothing of a window that answers for {answered} px")
-        step = tuple(n - 2 * halo for n in answered)
-    elif any(reach.margin):
-        step = answered
-    else:
-        apart = tuple(
-            0 if n <= side or reach.influence is None else 2 * reach.influence[axis]
-            for axis, (n, side) in enumerate(zip(extent, answered, strict=True))
-        )
-        whole = all(n <= side for n, side in zip(extent, answered, strict=True))
-        small = any(n - gap < _SMALLEST_CORE * n for n, gap in zip(answered, apart, strict=True))
-        if not whole and (chosen != "none" or small or reach.influence is None):
-            chosen = "gaussian" if blend == "auto" else blend
-            step = tuple(int(n * (1 - OVERLAP)) for n in answered)
-        else:
-            step = tuple(n - gap for n, gap in zip(answered, apart, strict=True))
-    step = tuple(max(1, by // reach.multiple) * reach.multiple for by in step)
     parted = tuple(n > side for n, side in zip(extent, answered, strict=True))
-    exact = _is_exact(answered, step, parted, chosen, reach)
-    return Tiling(sides, step, parted, chosen, exact, reach)
+    step = _asked_step(answered, overlap, halo) or _usual_step(answered, parted, blend, reach)
+    step = tuple(max(1, by // reach.multiple) * reach.multiple for by in step)
+    exact = {one: _is_exact(answered, step, parted, one, reach) for one in BLENDS}
+    chosen: Blend = ("none" if exact["none"] else "gaussian") if blend == "auto" else blend
+    return Tiling(sides, step, parted, chosen, exact[chosen], reach)
 
 
 def seam_difference(model: SegmentModel, net: nn.Module, tiling: Tiling) -> float:
@@ -164,6 +143,32 @@ def seam_difference(model: SegmentModel, net: nn.Module, tiling: Tiling) -> floa
         pairs = ((one[:middle], two[0][:middle]), (one[middle:], two[1][middle - by :]))
         worst = max(worst, *(float((a - b).abs().max()) for a, b in pairs))
     return worst
+
+
+def _asked_step(answered: tuple[int, ...], overlap: float | None, halo: int | None) -> tuple[int, ...] | None:
+    if overlap is not None:
+        if not 0 <= overlap < 1:
+            raise UsageError(f"an overlap of {overlap:g} does not lie between 0 and below 1")
+        return tuple(int(n * (1 - overlap)) for n in answered)
+    if halo is None:
+        return None
+    if halo < 0 or any(n - 2 * halo < 1 for n in answered):
+        raise UsageError(f"a halo of {halo} px leaves nothing of a window that answers for {answered} px")
+    return tuple(n - 2 * halo for n in answered)
+
+
+def _usual_step(
+    answered: tuple[int, ...], parted: tuple[bool, ...], blend: ChosenBlend, reach: Reach
+) -> tuple[int, ...]:
+    """Side by side without padding; with it as far apart as cores are exact, where that leaves enough of them."""
+    if any(reach.margin) or not any(parted):
+        return answered
+    if blend in ("auto", "none") and reach.influence is not None:
+        gaps = (2 * far * more for far, more in zip(reach.influence, parted, strict=True))
+        step = tuple(n - gap for n, gap in zip(answered, gaps, strict=True))
+        if all(by >= _SMALLEST_CORE * n for by, n in zip(step, answered, strict=True)):
+            return step
+    return tuple(int(n * (1 - OVERLAP)) for n in answered)
 
 
 def _side_for(pixels: int, lost: int, reach: Reach) -> int:
