@@ -29,7 +29,7 @@ from medvision.pipelines.configured_segment import ReadySegment, ready_segment
 from medvision.pipelines.device import compute
 from medvision.pipelines.heatmap import Overview, locate_tissue, read_overview
 from medvision.pipelines.segment_case import Case, open_case
-from medvision.pipelines.segment_config import SegmentConfig
+from medvision.pipelines.segment_config import SegmentConfig, parse_sides
 from medvision.pipelines.segment_labels import (
     OUTLINES,
     PARTS,
@@ -121,7 +121,7 @@ def check_segment_config(config: SegmentConfig) -> ReadySegment:
 
 
 def _tiling(config: SegmentConfig, ready: ReadySegment, extent: tuple[int, ...]) -> Tiling:
-    window = config.window
+    window = parse_sides(config.window, int)
     axes = len(ready.model.contract.window)
     if window is not None and len(window) == 1:
         window = window * axes
@@ -419,8 +419,6 @@ def segment_command(config: SegmentConfig) -> str:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             options.append(f"--{'' if value else 'no-'}{flag}")
-        elif isinstance(value, tuple):
-            options += [f"--{flag}", *(f"{one:g}" for one in value)]
         else:
             options.append(f"--{flag}={value}")
     return shlex.join(["medvision", "segment", *options])

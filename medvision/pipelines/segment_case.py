@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from medvision.core.geometry import Box, Spacing
 from medvision.core.world import WorldFrame
 from medvision.models.segmentation import SegmentContract
 from medvision.pipelines.image_config import parse_window
-from medvision.pipelines.segment_config import SegmentConfig
+from medvision.pipelines.segment_config import SegmentConfig, parse_sides
 from medvision.sources import open_source
 from medvision.sources.array_source import ArraySource
 from medvision.sources.base import Pixels, Source, Values, VolumeSource
@@ -299,13 +298,13 @@ def _ends(values: Values, contract: SegmentContract) -> tuple[float, float]:
 
 
 def _supplied(config: SegmentConfig, axes: int) -> Spacing | None:
-    given: Any = config.spacing
+    given = parse_sides(config.spacing, float)
     if given is None:
         return None
     if len(given) not in (1, axes):
         raise UsageError(f"--spacing: {len(given)} numbers for {axes} axes; give 1 or {axes}")
     values = given if len(given) == axes else given * axes
-    return Spacing(tuple(float(v) for v in values), "mm" if axes == 3 else "um", "supplied")
+    return Spacing(values, "mm" if axes == 3 else "um", "supplied")
 
 
 def _times(sides: tuple[int, ...]) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
-from medvision.pipelines.config import Count, Positive, Scalar
+from medvision.pipelines.config import Count, Scalar
 from medvision.pipelines.image_config import parse_window
 from medvision.store.records import Record
 
+N = TypeVar("N", int, float)
 ChosenBlend = Literal["auto", "none", "constant", "gaussian"]
 MaskFormat = Literal["auto", "png", "tiff", "nifti", "dicom-seg"]
 
@@ -41,8 +43,8 @@ class SegmentOptions(Record):
         Field(ge=0, description="Pixels between the edge of a window and its core, in place of --overlap."),
     ] = None
     window: Annotated[
-        tuple[Count, ...] | None,
-        _says("Window of the network in place of its contract's: one side, or one of each axis."),
+        str | None,
+        _says("Window of the network in place of its contract's: 512, or 64,256,256, planes first."),
     ] = None
     threshold: Annotated[
         float | None,
@@ -79,10 +81,10 @@ class SegmentOptions(Record):
         ),
     ] = "auto"
     spacing: Annotated[
-        tuple[Positive, ...] | None,
+        str | None,
         _says(
-            "Side of a pixel in µm, or of a voxel in mm, in place of what the file states: one number, or one of each "
-            "axis."
+            "Side of a pixel in µm, or of a voxel in mm, in place of what the file states: 0.5, or 3,0.7,0.7, planes "
+            "first."
         ),
     ] = None
     image_window: Annotated[
@@ -98,14 +100,22 @@ class SegmentOptions(Record):
 
     @field_validator("spacing", "window", mode="before")
     @classmethod
-    def _one_or_more(cls, value: object) -> object:
-        return (value,) if isinstance(value, int | float) else value
+    def _in_words(cls, value: object) -> object:
+        """A number or a list of a YAML file means the same as words."""
+        if isinstance(value, (list, tuple)):
+            return ",".join(str(one) for one in value)
+        return str(value) if isinstance(value, int | float) else value
 
-    @field_validator("spacing", "window")
+    @field_validator("spacing")
     @classmethod
-    def _of_axes(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and len(value) not in (1, 2, 3):
-            raise ValueError(f"{len(value)} numbers; give one, or one of each of two or three axes")
+    def _is_a_spacing(cls, value: str | None) -> str | None:
+        parse_sides(value, float)
+        return value
+
+    @field_validator("window")
+    @classmethod
+    def _is_a_window_px(cls, value: str | None) -> str | None:
+        parse_sides(value, int)
         return value
 
     @field_validator("image_window")
@@ -121,6 +131,23 @@ class SegmentOptions(Record):
         return self
 
 
+def parse_sides(said: str | None, kind: type[N]) -> tuple[N, ...] | None:
+    """Sides from words: one number, or one of each of two or three axes with commas between them.
+
+    Raises:
+        ValueError: if they are not positive numbers of that kind, or more than three.
+    """
+    if said is None:
+        return None
+    try:
+        sides = tuple(kind(part) for part in said.split(","))
+    except ValueError:
+        sides = ()
+    if not 1 <= len(sides) <= 3 or not all(0 < side < math.inf for side in sides):
+        raise ValueError(f"{said!r}: give one positive number, or one of each axis such as 3,0.7,0.7")
+    return sides
+
+
 class SegmentConfig(SegmentOptions):
     """Parameters of a segmentation."""
 
@@ -133,7 +160,5 @@ class SegmentConfig(SegmentOptions):
 
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result. What the model's file holds is known by its digest, beside these."""
-        fields = self.model_dump(exclude={"model", "device", "batch_size", "spacing", "window"})
-        for name, values in (("spacing", self.spacing), ("window", self.window)):
-            fields[name] = None if values is None else " ".join(f"{value:g}" for value in values)
+        fields: dict[str, Scalar] = self.model_dump(exclude={"model", "device", "batch_size"})
         return fields

@@ -312,7 +312,7 @@ CASES = Work(
     check=_check_segment,
     look=_look_at_case,
     fields=lambda config: {**config.findings_fields(), "model": config.model.stem},
-    supply=lambda config, um: config.model_copy(update={"spacing": (um,)}),
+    supply=lambda config, um: config.model_copy(update={"spacing": f"{um:g}"}),
 )
 
 WORKS: tuple[Work[Any], ...] = (SLIDES, IMAGES, SCANS, CASES)

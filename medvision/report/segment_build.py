@@ -58,7 +58,7 @@ def _verdict(result: SegmentResult) -> Verdict:
             f"{text.visible(one.name)} {_amount(one)}" for one in sorted(found, key=lambda c: -c.pixels)[:3]
         )
         parts = text.plural(result.parts, "connected part")
-        said = f"{parts} of {text.plural(len(found), 'class').replace('classs', 'classes')}."
+        said = f"{parts} of {text.count(len(found))} {'class' if len(found) == 1 else 'classes'}."
     else:
         title = "Nothing but background"
         said = f"No pixel is of {' or '.join(text.visible(one.name) for one in result.classes)}."
