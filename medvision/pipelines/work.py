@@ -148,13 +148,6 @@ def _look_at_case(path: Path, config: SegmentConfig) -> None:
     look_at_case(path, config)
 
 
-def _cases_of(folder: Path, found: list[Path]) -> list[Path]:
-    """Slides and series that are several files count once."""
-    from medvision.sources.parts import one_of_each_scan, one_of_each_slide
-
-    return one_of_each_scan(folder, one_of_each_slide(found))
-
-
 def _check_analyze(config: AnalyzeConfig, on_device: bool) -> None:
     from medvision.pipelines.configured import check_config, check_names
 
@@ -303,7 +296,7 @@ CASES = Work(
     done="segmented",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=CASE_PATTERNS,
-    gathered=_cases_of,
+    gathered=_slides_of,
     one_file=False,
     found="part",
     unit="windows",

@@ -129,7 +129,7 @@ def test_a_volume(tmp_path: Path, threshold_model: Model, spacing: tuple[float, 
         assert total.volume_ml == pytest.approx(bright.sum() * 9e-3, abs=1e-6)
     else:
         union = (found > 0) | bright
-        assert ((found > 0) & bright).sum() / union.sum() > 0.75  # resampled there and back
+        assert ((found > 0) & bright).sum() / union.sum() > 0.7  # resampled there and back
     assert (found > 0).sum() == total.pixels
     largest = result.largest[0]
     (line,) = (one for one in table_of(out / "scan") if int(one["part"]) == largest.id)
@@ -242,12 +242,12 @@ def test_wrong_input(tmp_path: Path, threshold_model: Model, capsys: pytest.Capt
     assert index["item"] == "case"
     assert (
         run(["segment", files[2], "--model", str(tmp_path / "no.safetensors"), "--out", str(tmp_path / "x")])
-        == 1
+        == 2
     )
     assert not (tmp_path / "x").exists()
     one = ["segment", files[2], "--model", str(model), "--out", str(tmp_path / "y")]
     assert run([*one, "--output", "nifti"]) == 1
-    assert run([*one, "--overlap", "0.5", "--halo", "3"]) != 0
+    assert run([*one, "--overlap", "0.5", "--halo", "3"]) == 2
 
 
 def test_axes_as_stored() -> None:
