@@ -232,8 +232,8 @@ def _preflight(request: BatchRequest) -> Preflight:
     from medvision.store.ledger import LEDGER, Ledger
 
     planned = plan_batch(request)
-    make_output(request.out)
     check_request(request)
+    make_output(request.out)
     if (request.out / LEDGER).exists():
         Ledger(request.out / LEDGER, read_only=True).close()
     looked = preflight(planned, request)

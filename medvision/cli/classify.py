@@ -15,6 +15,7 @@ from medvision.cli.console import (
     print_outcome,
     slide_progress,
     table,
+    without_prefix,
 )
 from medvision.core.errors import UsageError
 from medvision.pipelines.image_config import ImageConfig, ImageOptions
@@ -92,6 +93,7 @@ def classify(
         fields = {name: getattr(options, name) for name in options.model_fields_set}
         config = ImageConfig(model=Path(model), device=device, batch_size=batch_size, **fields)
         return _whole_images(images, out, config, predictions_only, split)
+    _refuse_empty_folder(model)
     of_images = {name.replace("_", "-"): getattr(options, name) for name in options.model_fields_set}
     of_images |= {"predictions-only": predictions_only or None, "split": split}
     _refuse(of_images, "weights of `medvision train classify`", model)
@@ -107,6 +109,16 @@ def _is_image_model(model: Path) -> bool:
     from medvision.models.weights import read_metadata
 
     return read_metadata(file).get("kind") == "image"
+
+
+def _refuse_empty_folder(model: str) -> None:
+    """A folder without weights is meant for one of a training; its name says nothing to the libraries of networks."""
+    if Path(model).is_dir() and not (Path(model) / "model.safetensors").is_file():
+        from medvision.models.catalogue import MODELS
+        from medvision.pipelines.configured_image import weights_file
+
+        if model not in MODELS:
+            weights_file(Path(model))
 
 
 def _refuse(options: Mapping[str, object], of: str, model: str) -> None:
@@ -144,10 +156,11 @@ def _whole_images(
         with slide_progress() as progress:
             made = predict_files(listed, out, config, progress.on_plan, progress.on_windows)
         return _show_tables(made)
-    from medvision.pipelines.classify_image import image_command
+    from medvision.pipelines.classify_image import check_image_config, image_command
     from medvision.pipelines.classify_images import classify_each, write_tables
     from medvision.pipelines.recorded import Recorded
 
+    check_image_config(config)  # what is wrong with it is said before anything is written
     outcomes = []
     paths, names = [one.path for one in listed], [one.name for one in listed]
     recorded = Recorded(paths, out, config, image_command(config), names)
@@ -160,7 +173,7 @@ def _whole_images(
     finally:
         if recorded.page is not None:
             print_made("report", recorded.page)
-    return _made(write_tables(listed, outcomes, out, config))
+    return _made(write_tables(outcomes, out, config))
 
 
 def _show_tables(made: ImagesOutcome) -> int:
@@ -256,7 +269,7 @@ def _print_rows(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> No
 
 def _print_failed(failed: Sequence[tuple[str, str]]) -> None:
     for name, reason in failed:
-        errors.print(f"failed: {name}: {reason}", markup=False, soft_wrap=True)
+        errors.print(f"failed: {name}: {without_prefix(reason, name)}", markup=False, soft_wrap=True)
 
 
 def _status(done: int, failed: int) -> int:

@@ -124,6 +124,9 @@ def print_outcome(outcome: SlideOutcome, found: str = "region") -> None:
         f"  {outcome.seconds:.1f} s{escape(visible(reason))}",
         soft_wrap=True,
     )
+    if outcome.set_aside:
+        kept = f"what was in {outcome.name} before is of another content, and kept as {outcome.set_aside}"
+        console.print(f"{'':>11}  {escape(visible(kept))}", soft_wrap=True)
 
 
 def _score(outcome: SlideOutcome, probability: float) -> str:
@@ -135,9 +138,11 @@ def _score(outcome: SlideOutcome, probability: float) -> str:
 
 
 def without_prefix(reason: str, slide: str) -> str:
-    """A reason without the slide that it begins with, for a line that has named it."""
+    """A reason without the slide that it begins with, by any end of its path, for a line that has named it."""
     for name in (slide, Path(slide).name):
-        reason = reason.removeprefix(f"{name}: ")
+        head, found, rest = reason.partition(f"{name}: ")
+        if found and (not head or (head.endswith("/") and ": " not in head)):
+            return rest
     return reason
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from medvision.cli.console import console, errors, print_made, print_note
+from medvision.cli.console import console, errors, print_made, print_note, without_prefix
 
 
 def embed(
@@ -81,7 +81,7 @@ def embed(
     for name, value, what in outcome.figures:
         print_note(f"{name}: {value} ({what})")
     for name, reason in outcome.failed.items():
-        errors.print(f"failed: {name}: {reason}", markup=False, soft_wrap=True)
+        errors.print(f"failed: {name}: {without_prefix(reason, name)}", markup=False, soft_wrap=True)
     for path in outcome.files.values():
         print_made(path.suffix[1:], path)
     return 1 if outcome.failed else 0

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from medvision.cli.console import console, errors, print_made, table
+from medvision.core.errors import StoreError
+from medvision.report.format import plural
 
 if TYPE_CHECKING:
     from medvision.store.ledger_records import RunSummary, SlideDetail
+
+_SHOWN = 10
 
 app = App(name="runs", help="List the runs of an output folder, show one, check results against the ledger.")
 
@@ -28,7 +32,7 @@ def list_all(out: Path, /, *, as_json: AsJson = False) -> int:
     Parameters
     ----------
     out
-        Output folder of `medvision batch`.
+        Output folder of a run or a batch.
     as_json
         Print JSON.
     """
@@ -39,7 +43,7 @@ def list_all(out: Path, /, *, as_json: AsJson = False) -> int:
     if as_json:
         print(json.dumps([_described(run) for run in runs], indent=2))
         return 0
-    columns = ("run", "started", "state", "operator", "slides", "verdicts")
+    columns = ("run", "started", "state", "operator", f"{_item(out)}s", "verdicts")
     rows = [
         (
             run.run_id,
@@ -59,22 +63,31 @@ app.command(list_all, name="list")
 
 
 @app.command
-def show(out: Path, run: str, /, *, as_json: AsJson = False) -> int:
-    """Show one run: what it was asked for, and every slide with its verdict, attempts, probability and reason.
+def show(out: Path, run: str | None = None, /, *, as_json: AsJson = False) -> int:
+    """Show one run: what it was asked for, and every item with its verdict, attempts, probability and reason.
 
     Example: medvision runs show results 20260131T120000Z
 
     Parameters
     ----------
     out
-        Output folder of `medvision batch`.
+        Output folder of a run or a batch.
     run
-        The run's id, or as much of its start as tells it apart.
+        The run's id, or as much of its start as tells it apart; `medvision runs OUT` lists them.
     as_json
         Print JSON.
     """
+    from medvision.core.errors import UsageError
     from medvision.store.ledger import LEDGER, Ledger
 
+    if run is None:
+        with Ledger(out / LEDGER, read_only=True) as ledger:
+            ids = [one.run_id for one in ledger.runs()]
+        more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+        raise UsageError(
+            f"which run of {out}? Name it, or the start of its id: medvision runs show {out} RUN; runs, newest first: "
+            f"{', '.join(ids[:_SHOWN]) or 'none'}{more}"
+        )
     with Ledger(out / LEDGER, read_only=True) as ledger:
         detail = ledger.run(run)
     summary = detail.summary
@@ -97,8 +110,9 @@ def show(out: Path, run: str, /, *, as_json: AsJson = False) -> int:
         if text:
             console.print(f"  {name:<9} {text}", markup=False, soft_wrap=True)
     console.print()
-    columns = ("slide", "verdict", "attempts", "probability", "label", "seconds", "reason")
-    console.print(table("Slides", columns, [_slide_row(slide) for slide in detail.slides]))
+    item = _item(out)
+    columns = (item, "verdict", "attempts", "probability", "label", "seconds", "reason")
+    console.print(table(f"{item.capitalize()}s", columns, [_slide_row(slide) for slide in detail.slides]))
     return 0
 
 
@@ -111,7 +125,7 @@ def check(out: Path, /, *, as_json: AsJson = False) -> int:
     Parameters
     ----------
     out
-        Output folder of `medvision batch`.
+        Output folder of a run or a batch.
     as_json
         Print JSON.
     """
@@ -131,7 +145,8 @@ def check(out: Path, /, *, as_json: AsJson = False) -> int:
         for problem in problems:
             errors.print(problem, markup=False, soft_wrap=True)
     else:
-        said = f"{counts['runs']} runs and {counts['slides']} slides: ledger, results and index agree"
+        runs, items = (plural(counts[what], one) for what, one in (("runs", "run"), ("slides", _item(out))))
+        said = f"{runs} and {items}: ledger, results and index agree"
         console.print(said, markup=False)
     return 1 if problems else 0
 
@@ -145,7 +160,7 @@ def backup(out: Path, file: Path, /, *, as_json: AsJson = False) -> int:
     Parameters
     ----------
     out
-        Output folder of `medvision batch`.
+        Output folder of a run or a batch.
     file
         The copy; nothing may be there.
     as_json
@@ -160,6 +175,18 @@ def backup(out: Path, file: Path, /, *, as_json: AsJson = False) -> int:
     else:
         print_made("backup", made)
     return 0
+
+
+def _item(out: Path) -> str:
+    """What the runs of an output folder are of: a folder holds results of one kind, which its index names."""
+    from medvision.report.build import read_record
+    from medvision.report.index import INDEX_JSON
+    from medvision.store.records import RunIndex
+
+    try:
+        return read_record(out / INDEX_JSON, RunIndex).item
+    except StoreError:  # no run has ended yet, or the index is damaged, which `check` tells
+        return "item"
 
 
 def _described(run: RunSummary) -> dict[str, object]:

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from medvision.core.taxonomy import Partition, Taxonomy
 
 
-def taxonomy(file: Path, /, *, counts: Path | None = None, max_size: int = 1000) -> int:
+_MAX_SIZE = 1000
+
+
+def taxonomy(file: Path, /, *, counts: Path | None = None, max_size: int | None = None) -> int:
     """Check a taxonomy, print its tree, and say which training classes follow from the numbers of images.
 
     Example: medvision taxonomy configs/skin-taxonomy.yaml --counts counts.csv --max-size 1000
@@ -30,10 +33,14 @@ def taxonomy(file: Path, /, *, counts: Path | None = None, max_size: int = 1000)
     counts
         CSV with the columns label,images; or with a row per image that has a column label, such as a table of truth.
     max_size
-        Number of images that a training class stays below, unless it is a single leaf.
+        Number of images that a training class stays below, unless it is a single leaf. Default: 1000.
     """
+    from medvision.core.errors import UsageError
     from medvision.core.taxonomy import partition, read_taxonomy
 
+    if counts is None and max_size is not None:
+        raise UsageError(f"--max-size {max_size} says nothing without the numbers of images: --counts FILE")
+    max_size = _MAX_SIZE if max_size is None else max_size
     read = read_taxonomy(file)
     if counts is None:
         console.print(_tree(read))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medvision.core.results import Score
-from medvision.evaluations import classify, cxr, oct, skin
+from medvision.evaluations import classify, cxr, isic, oct, skin
 from medvision.evaluations.base import Published
 from medvision.evaluations.image_plots import draw_curves
 from medvision.evaluations.image_results import ImageResult, Question, Task
@@ -32,7 +32,8 @@ class _Layout:
 
 def describe(result: ImageResult) -> EvaluationPage:
     """The result as a page."""
-    layout = _LAYOUTS[result.name]
+    tasks = {task.name for task in result.tasks}
+    layout = _ISIC_2017 if result.name == "skin" and tasks == set(isic.TASKS_2017) else _LAYOUTS[result.name]
     groups = result.drawing.groups
     of_groups = "" if groups is None else f" of {len(set(groups.tolist()))} groups"
     how = (
@@ -242,6 +243,17 @@ def _judged(name: str, task: str) -> Finder:
     return find
 
 
+_ISIC_2017 = _Layout(
+    "Skin lesions: ISIC 2017, part 3",
+    isic.PUBLISHED_2017,
+    "published, the challenge's 600 test images",
+    {
+        "mean_auc": ("mean AUC", lambda result: result.figures.get("mean AUC")),
+        "melanoma_auc": ("AUC, melanoma", _judged("AUC", "melanoma")),
+        "seborrheic_keratosis_auc": ("AUC, seborrheic keratosis", _judged("AUC", "seborrheic_keratosis")),
+    },
+    ("mean AUC", "AUC"),
+)
 _LAYOUTS = {
     "classify": _Layout(
         "Classified images",

@@ -106,6 +106,23 @@ def ask(
     return made, [f"{title}: {note}" for note in notes]
 
 
+def wanted_above(sensitivity: float) -> Wanted:
+    """The AUC above a sensitivity, as the ISIC challenges score it; see `above`."""
+    words = (
+        f"area under the part of the ROC curve that reaches a sensitivity of {sensitivity:.0%}, not rescaled"
+    )
+    return Wanted(above_name(sensitivity), words)
+
+
+def above(positive: Bools, scores: Floats, sensitivity: float) -> float:
+    """The AUC above a sensitivity, NaN where a class has no image."""
+    return (
+        auc_above_sensitivity(positive, scores, sensitivity)
+        if 0 < positive.sum() < len(positive)
+        else math.nan
+    )
+
+
 def above_name(sensitivity: float) -> str:
     """What the AUC above a sensitivity is called."""
     return f"AUC above {sensitivity:.0%} sensitivity"
@@ -127,7 +144,7 @@ def _of_all(cases: Cases, said: Ints, further: Sequence[Further], distribution: 
 
 
 def _statistics(
-    shape: tuple[int, int], further: Sequence[Further], distribution: bool, above: float | None
+    shape: tuple[int, int], further: Sequence[Further], distribution: bool, above_sensitivity: float | None
 ) -> Statistics:
     """The figures of `_of_all` and `_of_each`, in their order."""
 
@@ -139,14 +156,14 @@ def _statistics(
         figures += [class_brier(y, p)] if distribution else []
         for one in (sensitivities(table), specificities(table), auc):
             figures += one.tolist()
-        if above is not None:
-            figures += [_above(y == i, p[:, i], above) for i in range(len(auc))]
+        if above_sensitivity is not None:
+            figures += [above(y == i, p[:, i], above_sensitivity) for i in range(len(auc))]
         return figures
 
     return statistics
 
 
-def _of_each(cases: Cases, said: Ints, above: float | None) -> list[Wanted]:
+def _of_each(cases: Cases, said: Ints, above_sensitivity: float | None) -> list[Wanted]:
     """What is measured of each class: each figure of all classes in turn. Names end in the class, for notes."""
     own = [cases.labels == i for i in range(len(cases.classes))]
     given = [said == i for i in range(len(cases.classes))]
@@ -175,11 +192,9 @@ def _of_each(cases: Cases, said: Ints, above: float | None) -> list[Wanted]:
         )
         for i, name in places
     ]
-    if above is not None:
-        words = (
-            f"area under the part of the ROC curve that reaches a sensitivity of {above:.0%}, not rescaled"
-        )
-        wanted += [Wanted(f"{above_name(above)} of {name}", words) for name in cases.classes]
+    if above_sensitivity is not None:
+        one = wanted_above(above_sensitivity)
+        wanted += [Wanted(f"{one.name} of {name}", one.words) for name in cases.classes]
     return wanted
 
 
@@ -203,11 +218,3 @@ def _or_nan(further: Further, labels: Ints, probabilities: Floats, said: Ints) -
         return further.statistic(labels, probabilities, said)
     except UsageError:
         return math.nan
-
-
-def _above(positive: Bools, scores: Floats, sensitivity: float) -> float:
-    return (
-        auc_above_sensitivity(positive, scores, sensitivity)
-        if 0 < positive.sum() < len(positive)
-        else math.nan
-    )

@@ -11,6 +11,7 @@ import numpy as np
 
 from medvision.core.errors import UsageError
 from medvision.core.results import Score
+from medvision.evaluations.image_questions import above, wanted_above
 from medvision.evaluations.image_results import (
     Bools,
     Drawing,
@@ -39,6 +40,7 @@ def judge(
     said: Bools | None = None,
     rule: str = "at a probability above 0.5",
     readers: Sequence[ReaderPoint] = (),
+    above_sensitivity: float | None = None,
 ) -> tuple[Task, list[str]]:
     """The figures of a yes-or-no task, and notes on those that are missing.
 
@@ -51,10 +53,11 @@ def judge(
         said: which of them the predictions call positive (n,); by default those with a score above 0.5.
         rule: when they do, in words.
         readers: persons who did the same task.
+        above_sensitivity: also score the AUC above this sensitivity, as ISIC does.
     """
     said = scores > 0.5 if said is None else said
     right = said == positive
-    wanted = (
+    wanted = [
         Wanted("AUC", "area under the ROC curve", Ranking(positive, scores)),
         Wanted(
             "sensitivity",
@@ -71,9 +74,16 @@ def judge(
             f"share of the images that were called rightly: {rule}",
             Share(int(right.sum()), len(right)),
         ),
-    )
+    ]
+    if above_sensitivity is not None:
+        wanted.append(wanted_above(above_sensitivity))
+
+    def statistics(truth: Ints, scores: Floats, said: Ints) -> list[float]:
+        further = [] if above_sensitivity is None else [above(truth == 1, scores, above_sensitivity)]
+        return [*_figures(truth, scores, said), *further]
+
     found, notes = measure(
-        wanted, _figures, positive.astype(np.int64), scores, said.astype(np.int64), drawing
+        wanted, statistics, positive.astype(np.int64), scores, said.astype(np.int64), drawing
     )
     figures: dict[str, Score | None] = {one.name: score for one, score in zip(wanted, found, strict=True)}
     curve = None if figures["AUC"] is None else roc_curve(positive, scores)

@@ -18,6 +18,8 @@ Ints = npt.NDArray[np.int64]
 SUM_TOLERANCE = 0.01
 """How far an image's probabilities may be from 1 in sum: two decimals of several classes are, logits are not."""
 FEW = 30
+FINER = "finer"
+"""Column of a training's truth: what the label was made of, by a taxonomy; the label again where that is a leaf."""
 TRUTH_TABLE = "CSV with the columns image, label and, where known, group"
 """What the truth is of an evaluation of images, in words."""
 
@@ -103,7 +105,7 @@ def read_truth(path: Path) -> Truth:
     Raises:
         UsageError: if the file is malformed, names an image twice, or leaves a label or group out.
     """
-    table = read_table(path, ("image", "label"), ("group",))
+    table = read_table(path, ("image", "label"), ("group", FINER))
     labels: dict[str, str] = {}
     lines: dict[str, int] = {}
     groups: dict[str, str] = {}
@@ -113,7 +115,10 @@ def read_truth(path: Path) -> Truth:
             what = "group" if row["label"] else "label"
             raise UsageError(f"{path}, line {line}: no {what} of image {image!r}")
         labels[image], lines[image], groups[image] = row["label"], line, row.get("group", "")
-    notes = (f"columns of the truth not used: {', '.join(table.unused)}",) if table.unused else ()
+    unused = [*table.unused]
+    if any(row.get(FINER, row["label"]).lower() != row["label"].lower() for _, row in table.rows):
+        unused.append(FINER)
+    notes = (f"columns of the truth not used: {', '.join(unused)}",) if unused else ()
     return Truth(path, labels, lines, groups if "group" in table.columns else None, notes)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from medvision.core.errors import UsageError
 from medvision.core.one_hot import the_one
-from medvision.evaluations.base import RESAMPLES
+from medvision.evaluations.base import RESAMPLES, Published
 from medvision.evaluations.image_results import Drawing, Floats, ImageResult, Ints, Scoring, Wanted, measure
 from medvision.evaluations.image_tasks import judge, read_readers
 from medvision.evaluations.images import (
@@ -24,6 +24,15 @@ from medvision.evaluations.images import (
 from medvision.metrics.ranking import roc_auc
 from medvision.store.tables import read_number
 
+SENSITIVITY = 0.8
+"""Above which the challenges score an AUC."""
+PUBLISHED_2017 = (
+    Published(
+        "sample predictions beside a copy of the truth",
+        {"mean_auc": 0.566, "melanoma_auc": 0.526, "seborrheic_keratosis_auc": 0.606},
+        "README of udacity/dermatologist-ai",
+    ),
+)
 KEYS = ("image", "image_id", "id")
 TASKS_2017 = {
     "melanoma": "melanoma against nevus and seborrheic keratosis",
@@ -78,7 +87,16 @@ def evaluate_2017(
     rule = "at a score above 0.5"
     for i, (name, title) in enumerate(TASKS_2017.items()):
         scoring.add(
-            judge(name, title, positive[:, i], scores[:, i], drawing, rule=rule, readers=persons[name])
+            judge(
+                name,
+                title,
+                positive[:, i],
+                scores[:, i],
+                drawing,
+                rule=rule,
+                readers=persons[name],
+                above_sensitivity=SENSITIVITY,
+            )
         )
     mean = Wanted("mean AUC", "mean of the AUCs of both tasks")
     (figure,), notes = measure(

@@ -20,10 +20,16 @@ from medvision.evaluations.image_questions import ask
 from medvision.evaluations.image_results import Bools, Drawing, ImageResult, ReaderPoint, Scoring, Task
 from medvision.evaluations.image_tasks import judge, read_readers
 from medvision.evaluations.images import TRUTH_TABLE, Cases, Truth, join, sums_to_one
-from medvision.evaluations.isic import evaluate_2017, is_2017, read_skin_predictions, read_skin_truth
+from medvision.evaluations.isic import (
+    PUBLISHED_2017,
+    SENSITIVITY,
+    evaluate_2017,
+    is_2017,
+    read_skin_predictions,
+    read_skin_truth,
+)
 
 MALIGNANT = "malignant"
-SENSITIVITY = 0.8
 ESTEVA = "Esteva et al., Nature 2017;542:115"
 PUBLISHED = (
     Published("Inception-v3 with a taxonomy", {"3-way": 0.721, "9-way": 0.554}, ESTEVA),
@@ -237,7 +243,7 @@ register(
         data="HAM10000, ISIC (CC BY-NC 4.0); the published figures are for other images and the test set of ISIC 2019",
         predictions="CSV with the columns image and one score per class",
         reference=f"{TRUTH_TABLE}; or ISIC's with 0 and 1 per class",
-        published=PUBLISHED,
+        published=(*PUBLISHED, *PUBLISHED_2017),
         evaluate=evaluate,
     )
 )

@@ -91,7 +91,7 @@ def read_image_model(path: Path) -> ImageModel:
     if metadata.get("kind") != "image":
         raise WeightsError(
             f"{path}: holds no classifier of images; `medvision train classify` makes one (a classifier of slides' "
-            "windows is run by `medvision analyze`)"
+            "windows is run by `medvision analyze` and `batch`)"
         )
     try:
         contract = ImageContract.model_validate(metadata)

@@ -51,7 +51,8 @@ from medvision.report.render import HTML, PDF, write_report
 from medvision.sources import open_source
 from medvision.sources.base import Source
 from medvision.sources.guarded import Limits, open_guarded
-from medvision.store.files import make_output, safe_name, safe_names
+from medvision.store.files import make_output, safe_name
+from medvision.store.names import claim_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import (
     Label,
@@ -87,7 +88,7 @@ def analyze_slides(
     configured_runner(config)
     make_output(out)
     stop = threading.Event()
-    names = safe_names(slides)
+    named = claim_names(out, slides)
     began = [threading.Event() for _ in slides]
 
     def analyze(number: int) -> SlideOutcome:
@@ -97,7 +98,8 @@ def analyze_slides(
                 on_plan(name, windows)
 
         try:
-            return analyze_slide(slides[number], out, config, names[number], tell, on_windows, stop)
+            one = named[number]
+            return analyze_slide(one.path, out, config, one.name, tell, on_windows, stop, called=one.called)
         finally:
             began[number].set()
 
@@ -125,13 +127,15 @@ def analyze_slide(
     on_windows: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     *,
+    called: str | None = None,
     alias: str | None = None,
     limits: Limits | None = None,
 ) -> SlideOutcome:
     """Analyse one slide into `out/<name>/`: the record, the rasters, the pictures, the report.
 
-    `name` is by default `safe_name(slide)`; a run of several slides takes them from `safe_names`, which keeps two
-    slides of one file name apart. `stop`, set by another thread, ends it with `KeyboardInterrupt`, its progress saved.
+    `name` is by default `safe_name(slide)`, and the records say `called`, by default the file name; a run of several
+    slides takes both from `claim_names`, which keeps slides of one file name apart. `stop`, set by another thread, ends
+    it with `KeyboardInterrupt`, its progress saved.
     `alias` stands for the slide's file name in everything that is written or said. With `limits`, the file is read by
     a process of its own that may not exceed them (see `medvision.sources.open_guarded`).
 
@@ -151,7 +155,7 @@ def analyze_slide(
             source = open_guarded(slide, config.slide_spacing, limits)
         try:
             analysis = _Analysis(
-                slide, name, alias, out, config, model, engine, source, on_plan, started, began
+                slide, name, called, alias, out, config, model, engine, source, on_plan, started, began
             )
             if not ready.done():
                 _ = analysis.tissue  # the time in which the network is made ready
@@ -161,7 +165,7 @@ def analyze_slide(
     except Exception as error:
         if ready.done() and error is ready.exception():
             raise
-        failed = failed_outcome(slide, name, error, time.perf_counter() - started, alias)
+        failed = failed_outcome(slide, name, error, time.perf_counter() - started, alias, called)
         return failed if analysis is None else failed.model_copy(update={"digests": analysis.digests})
 
 
@@ -182,6 +186,7 @@ class _Analysis:
 
     slide: Path
     name: str
+    called: str | None
     alias: str | None
     out: Path
     config: AnalyzeConfig
@@ -198,7 +203,7 @@ class _Analysis:
     @property
     def shown(self) -> str:
         """What the slide is called in its records."""
-        return self.slide.name if self.alias is None else self.alias
+        return self.alias or self.called or self.slide.name
 
     @property
     def digests(self) -> dict[str, str]:
@@ -232,6 +237,7 @@ class _Analysis:
         return SlideOutcome(
             slide=str(self.slide) if self.alias is None else self.alias,
             name=self.name,
+            called=self.alias or self.called or "",
             status=_status(result.verdict, entry.made, self.stats),
             reason=result.reason,
             probability=result.probability,
@@ -243,6 +249,7 @@ class _Analysis:
             digests=self.digests,
             batch_size=None if self.stats is None else self.stats.batch_size,
             device="" if self.stats is None else self.stats.device,
+            set_aside=entry.set_aside,
         )
 
     @property

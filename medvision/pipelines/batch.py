@@ -22,7 +22,7 @@ from medvision.core.digest import digest_json
 from medvision.core.errors import MedvisionError, UsageError
 from medvision.engine.device import resolve_device
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
-from medvision.pipelines.batch_plan import BatchItem, config_for, plan_batch
+from medvision.pipelines.batch_plan import BatchItem, config_for, plan_batch, take_names
 from medvision.pipelines.batch_records import attempt_of, end_of, interrupt, operator, recover, run_end
 from medvision.pipelines.device import Crew, Seats, devices_of
 from medvision.pipelines.losses import Losses, lost_reason
@@ -128,6 +128,7 @@ def attempt_item(
                 teller.on_plan,
                 teller.on_windows,
                 stop,
+                called=item.called,
                 alias=item.alias,
                 limits=limits_of(request.options),
             )
@@ -214,6 +215,7 @@ class BatchRun:
                 f"the {request.work.items} could not be listed; the log of the run's process says why"
             ) from None
         make_output(request.out)
+        self.items = take_names(self.items, request)
         self._journal = Journal(request.out, self.run_id)
         self._lock = threading.Lock()
         self._begun: set[str] = set()
@@ -330,7 +332,10 @@ class BatchRun:
                 yield entry.outcome
 
     def _give_up(self, item: BatchItem, reason: str) -> None:
-        outcome = SlideOutcome(slide=item.shown, name=item.name, status="failed", reason=reason)
+        called = item.alias or item.called or ""
+        outcome = SlideOutcome(
+            slide=item.shown, name=item.name, called=called, status="failed", reason=reason
+        )
         now = utc_now()
         entry = Entry(
             number=item.number,

@@ -7,8 +7,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from medvision.pipelines.work import Config, Work
 from medvision.store.cohort import read_cohort
 from medvision.store.files import safe_names
 from medvision.store.manifest import MANIFEST
+from medvision.store.names import Named, claim_names, enter_names, names_in
 from medvision.store.pseudonyms import read_key
 from medvision.store.records import as_text
 
@@ -39,6 +40,8 @@ class BatchItem:
     """Level-0 µm/px, where the manifest supplies it."""
     alias: str | None = None
     """What stands for its file name in everything that is written or said."""
+    called: str | None = None
+    """What its records call it, where that is not its file name or its alias."""
 
     @property
     def shown(self) -> str:
@@ -58,7 +61,7 @@ def plan_batch(request: BatchRequest) -> list[BatchItem]:
     asked = request.inputs, request.patterns, request.work, request.out
     key = request.options.pseudonym_key
     if key is None:
-        return _listed(*asked)
+        return _apart(_listed(*asked), request, names_in)
     names = read_key(key)
     try:
         items = _listed(*asked)
@@ -70,6 +73,35 @@ def plan_batch(request: BatchRequest) -> list[BatchItem]:
         alias = names.of(item.item_id, request.work.item)
         planned.append(BatchItem(item.number, alias, alias, item.path, item.spacing_um, alias))
     return planned
+
+
+def take_names(items: Sequence[BatchItem], request: BatchRequest) -> list[BatchItem]:
+    """The items of a batch that begins: their names are theirs from now on, also in later runs into its output folder.
+
+    Raises:
+        StoreError: if the names cannot be read or written.
+    """
+    if request.options.pseudonym_key is None and not _is_list(request.inputs):
+        enter_names(
+            request.out,
+            [Named(item.path, item.name, item.called or as_text(item.path.name)) for item in items],
+        )
+        return list(items)
+    return _apart(items, request, claim_names)
+
+
+def _apart(
+    items: Sequence[BatchItem], request: BatchRequest, name: Callable[[Path, Sequence[Path]], list[Named]]
+) -> list[BatchItem]:
+    """Files of a list have no id of their own: they are called as a plain run into the output folder calls them."""
+    if request.options.pseudonym_key is not None or not _is_list(request.inputs):
+        return list(items)
+    named = name(request.out, [item.path for item in items])
+    ids = numbered([one.called for one in named])
+    return [
+        replace(item, item_id=item_id, name=one.name, called=one.called)
+        for item, item_id, one in zip(items, ids, named, strict=True)
+    ]
 
 
 def config_for(item: BatchItem, request: BatchRequest) -> Config:
@@ -116,18 +148,24 @@ def list_ids(slides: Sequence[Path]) -> list[str]:
     A file that is given again is another one, with its number behind the name.
     """
     owners = Counter(slide.name for slide in {slide.absolute() for slide in slides})
-    ids: list[str] = []
+    return numbered(
+        [as_text(slide.name if owners[slide.name] == 1 else str(slide.absolute())) for slide in slides]
+    )
+
+
+def numbered(ids: Sequence[str]) -> list[str]:
+    """`ids`, where one that is there again has its number behind it."""
+    found: list[str] = []
     given: Counter[str] = Counter()
-    for slide in slides:
-        one = as_text(slide.name if owners[slide.name] == 1 else str(slide.absolute()))
+    for one in ids:
         given[one] += 1
-        ids.append(one if given[one] == 1 else f"{one} ({given[one]})")
-    return ids
+        found.append(one if given[one] == 1 else f"{one} ({given[one]})")
+    return found
 
 
 def _listed(source: Path, patterns: Sequence[str], work: Work[Any], out: Path | None) -> list[BatchItem]:
     spacings: Sequence[float | None] = ()
-    if source.suffix.lower() in (".json", ".txt") and not source.is_dir():
+    if _is_list(source):
         paths = read_list(source)
         ids, names = list_ids(paths), safe_names(paths)
     else:
@@ -140,11 +178,15 @@ def _listed(source: Path, patterns: Sequence[str], work: Work[Any], out: Path | 
             spacings = [one.spacing_um for one in listed]
         names = _names(_short(ids, paths) if work.one_file else ids, paths)
     return [
-        BatchItem(number, *named, spacing_um)
+        BatchItem(number, *named, spacing_um, called=named[0] if work.one_file else None)
         for number, (named, spacing_um) in enumerate(
             zip(zip(ids, names, paths, strict=True), spacings or [None] * len(ids), strict=True), start=1
         )
     ]
+
+
+def _is_list(source: Path) -> bool:
+    return source.suffix.lower() in (".json", ".txt") and not source.is_dir()
 
 
 def _in_folder(folder: Path, patterns: Sequence[str], work: Work[Any], out: Path | None) -> list[Path]:

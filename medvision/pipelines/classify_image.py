@@ -59,6 +59,7 @@ def classify_image(
     on_windows: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     *,
+    called: str | None = None,
     alias: str | None = None,
     limits: Limits | None = None,
 ) -> SlideOutcome:
@@ -77,6 +78,7 @@ def classify_image(
     make_output(out)
     name = safe_name(image) if name is None else name
     engine = image_engine(config, on_windows, stop)
+    shown = alias or called or image.name
     work: _Classification | None = None
     try:
         window = shown_window(config, ready.model)
@@ -84,11 +86,10 @@ def classify_image(
             still = read_still(image, window, config.frame)
         else:
             still = read_still_guarded(image, window, config.frame, limits)
-        shown = image.name if alias is None else alias
         work = _Classification(shown, name, out, config, ready, engine, still, on_plan, started, began)
         return work.outcome(str(image) if alias is None else alias)
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with an image is its outcome
-        failed = failed_outcome(image, name, error, time.perf_counter() - started, alias)
+        failed = failed_outcome(image, name, error, time.perf_counter() - started, alias, shown)
         return failed if work is None else failed.model_copy(update={"digests": work.spec.digests})
 
 
@@ -227,6 +228,7 @@ class _Classification:
         return SlideOutcome(
             slide=called,
             name=self.name,
+            called=self.shown,
             status="done" if entry.made else "unchanged",
             reason=result.reason,
             probability=result.probability,
@@ -237,6 +239,7 @@ class _Classification:
             digests=self.spec.digests,
             batch_size=self.config.batch_size if self.computed else None,
             device=str(self.engine.device) if self.computed else "",
+            set_aside=entry.set_aside,
         )
 
     def _make(self, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,8 +28,9 @@ from medvision.pipelines.image_config import ImageConfig
 from medvision.report.build import RESULT, read_record
 from medvision.sources.image_archive import read_image_archive
 from medvision.sources.still import STILL_SUFFIXES, read_still
-from medvision.store.files import atomic_write, make_output, safe_names
+from medvision.store.files import atomic_write, make_output
 from medvision.store.image_records import ImageModelInfo, ImageResult
+from medvision.store.names import claim_names, told_apart
 from medvision.store.predictions import PREDICTIONS, write_predictions
 from medvision.store.records import Record, SlideOutcome
 
@@ -88,7 +89,7 @@ class ImagesOutcome:
 def list_still_images(paths: Sequence[Path]) -> list[ListedImage]:
     """Files as given, by their names, and images below folders in order, by their paths in them; each file once.
 
-    Where two would have one name, both have their paths as given.
+    Where two would have one name, both have as much of their paths as tells them apart.
 
     Raises:
         UsageError: if a path does not exist, or no image is found at all.
@@ -107,15 +108,14 @@ def list_still_images(paths: Sequence[Path]) -> list[ListedImage]:
         else:
             raise UsageError(f"{path}: no such file or folder")
         for one in listed:
-            found.setdefault(one.path, one)
+            found.setdefault(one.path.absolute(), one)
     if not found:
         raise UsageError(
             f"{', '.join(map(str, paths)) or 'no path given'}: no images ({', '.join(STILL_SUFFIXES)})"
         )
-    names = Counter(one.name for one in found.values())
-    return [
-        one if names[one.name] == 1 else ListedImage(one.path, one.path.as_posix()) for one in found.values()
-    ]
+    listed = list(found.values())
+    apart = told_apart([one.name for one in listed], [one.path for one in listed])
+    return [ListedImage(one.path, name) for one, name in zip(listed, apart, strict=True)]
 
 
 def classify_each(
@@ -127,31 +127,32 @@ def classify_each(
 ) -> Iterator[SlideOutcome]:
     """Classify images into folders below `out`, in order; one that fails does not stop the others.
 
+    An outcome's `called` is the image's name, and more of its path where an earlier run into `out` had another image of
+    that name.
+
     Raises:
         MedvisionError: before anything is written, if the model, the device or a parameter is none.
     """
     check_image_config(config)
     make_output(out)
-    names = safe_names([one.path for one in images])
+    named = claim_names(out, [one.path for one in images], [one.name for one in images])
     stop = threading.Event()
-    for one, name in zip(images, names, strict=True):
-        yield classify_image(one.path, out, config, name, on_plan, on_windows, stop)
+    for one in named:
+        yield classify_image(one.path, out, config, one.name, on_plan, on_windows, stop, called=one.called)
 
 
-def write_tables(
-    images: Sequence[ListedImage], outcomes: Iterable[SlideOutcome], out: Path, config: ImageConfig
-) -> ImagesOutcome:
-    """`results.json` of a run of `classify_each`, whose outcomes come in its order, beside its `predictions.csv`."""
+def write_tables(outcomes: Iterable[SlideOutcome], out: Path, config: ImageConfig) -> ImagesOutcome:
+    """`results.json` of a run of `classify_each`, from its outcomes, beside its `predictions.csv`."""
     done: list[ClassifiedImage] = []
     failed: list[FailedImage] = []
-    for one, outcome in zip(images, outcomes, strict=True):
+    for outcome in outcomes:
         if not outcome.ok:
-            failed.append(FailedImage(image=one.name, reason=outcome.reason))
+            failed.append(FailedImage(image=outcome.shown, reason=outcome.reason))
             continue
         result = read_record(out / outcome.name / RESULT, ImageResult)
         done.append(
             ClassifiedImage(
-                image=one.name,
+                image=outcome.shown,
                 predicted=result.predicted,
                 probabilities=result.probabilities,
                 in_scope=result.in_scope,

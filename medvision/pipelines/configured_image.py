@@ -8,14 +8,18 @@ from pathlib import Path
 
 import torch
 
-from medvision.core.errors import WeightsError
+from medvision.core.errors import UsageError, WeightsError
 from medvision.engine.backends import Runner, prepare
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_device
+from medvision.models.catalogue import MODELS
 from medvision.models.explain import LastMap
 from medvision.models.image_model import ImageModel, read_image_model
 from medvision.pipelines.device import submit
 from medvision.pipelines.image_config import ImageConfig
+
+WEIGHTS = "model.safetensors"
+"""What a training calls its weights, in its folder."""
 
 
 @dataclass(eq=False)
@@ -44,7 +48,8 @@ def ready_image_model(config: ImageConfig) -> ReadyImageModel:
     A file that was replaced since is read again. Never to be called from the device's own thread.
 
     Raises:
-        WeightsError: if the file is no classifier of images.
+        UsageError: if it is a model of slides.
+        WeightsError: if there is no such file, or it is no classifier of images.
         DeviceError: if there is no such device.
     """
     path, device = weights_file(config.model), resolve_device(config.device)
@@ -56,9 +61,26 @@ def ready_image_model(config: ImageConfig) -> ReadyImageModel:
 
 
 def weights_file(model: Path) -> Path:
-    """The weights that `model` names: a file, or the folder of a training that holds one."""
-    inner = model / "model.safetensors"
-    return inner if inner.is_file() else model
+    """The weights that `model` names: a file, or the folder of a training that holds one.
+
+    Raises:
+        UsageError: if it is the name of a model of slides.
+        WeightsError: if it is a folder without weights.
+    """
+    inner = model / WEIGHTS
+    if inner.is_file():
+        return inner
+    if str(model) in MODELS:
+        raise UsageError(
+            f"{model} is a model of windows of slides, not of images: `medvision batch` and `analyze` take it, and "
+            "`medvision classify` for pictures of single windows; a model of images is made by `medvision train "
+            "classify`"
+        )
+    if model.is_dir():
+        raise WeightsError(
+            f"{model}: this folder holds no {WEIGHTS}; it is not that of a training, or of one that has not ended"
+        )
+    return model
 
 
 @lru_cache(maxsize=4)

@@ -39,9 +39,10 @@ from medvision.sources.base import Values, VolumeSource
 from medvision.sources.guarded import Limits
 from medvision.sources.spacing import require_spacing
 from medvision.sources.volume import open_volume
-from medvision.store.files import make_output, safe_name, safe_names
+from medvision.store.files import make_output, safe_name
 from medvision.store.image_records import FigureInfo
 from medvision.store.luna16_files import Points, series_name, write_candidates
+from medvision.store.names import claim_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import RunRecord, SlideOutcome, Status
 from medvision.store.scan_records import Finding, NoduleModelInfo, NoduleResult, ScanInfo
@@ -59,6 +60,7 @@ def find_nodules(
     on_windows: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     *,
+    called: str | None = None,
     alias: str | None = None,
     limits: Limits | None = None,
 ) -> SlideOutcome:
@@ -81,11 +83,12 @@ def find_nodules(
     work: _Search | None = None
     try:
         with contextlib.closing(open_scan(scan, config, limits)) as source:
-            shown = scan.name if alias is None else alias
+            shown = alias or called or scan.name
             work = _Search(source, shown, name, out, config, ready, engine, on_plan, started, began)
-            return work.outcome(str(scan) if alias is None else alias)
+            outcome = work.outcome(str(scan) if alias is None else alias)
+            return outcome.model_copy(update={"called": alias or called or ""})
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with a scan is its outcome
-        failed = failed_outcome(scan, name, error, time.perf_counter() - started, alias)
+        failed = failed_outcome(scan, name, error, time.perf_counter() - started, alias, called)
         return failed if work is None else failed.model_copy(update={"digests": work.spec.digests})
 
 
@@ -98,8 +101,9 @@ def find_each(
 ) -> Iterator[SlideOutcome]:
     """Search scans, each into a folder below `out`, in order; one that fails does not stop the others."""
     stop = threading.Event()
-    for scan, name in zip(scans, safe_names(scans), strict=True):
-        yield find_nodules(scan, out, config, name, on_plan, on_windows, stop)
+    make_output(out)
+    for one in claim_names(out, scans):
+        yield find_nodules(one.path, out, config, one.name, on_plan, on_windows, stop, called=one.called)
 
 
 def check_nodule_config(config: NoduleConfig) -> ReadyNodules:
@@ -200,6 +204,7 @@ class _Search:
             digests=self.spec.digests,
             batch_size=self.batch_size if entry.made else None,
             device=str(self.engine.device) if entry.made else "",
+            set_aside=entry.set_aside,
         )
 
     def _make(self, folder: Path) -> None:
@@ -238,7 +243,7 @@ class _Search:
     def _result(self, found: _Found, folder: Path) -> NoduleResult:
         config, source = self.config, self.source
         assert source.frame is not None, "a scan with a spacing has a frame"
-        series = series_name(self.shown)
+        series = series_name(Path(self.shown).name)  # with a folder before it, LUNA16's tables do not know it
         centres = source.frame.to_world(found.candidates.centres)
         write_candidates(folder / CANDIDATES, {series: Points(centres, found.scores)})
         findings = self._findings(found, folder)

@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from medvision.core.digest import digest_json
-from medvision.pipelines.batch_plan import list_ids
+from medvision.pipelines.batch_plan import numbered
 from medvision.pipelines.batch_records import operator, recover, run_end
 from medvision.pipelines.run import check_kind, finish_run
 from medvision.pipelines.work import Config, work_of
-from medvision.store.files import make_output, safe_names
+from medvision.store.files import make_output
 from medvision.store.journal import Journal
 from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.ledger_records import Attempt, AttemptEnd, RunStart
+from medvision.store.names import claim_names
 from medvision.store.provenance import code_digest, new_run_id, software_versions, utc_now
 from medvision.store.records import SlideOutcome
 
@@ -34,13 +35,14 @@ class Recorded:
         out: Path,
         config: Config,
         command: str,
-        ids: Sequence[str] | None = None,
+        called: Sequence[str] | None = None,
     ) -> None:
-        """`ids` are what the ledger calls them, each another; by default `list_ids`."""
+        """The ledger calls them as `claim_names` does, which is told `called`."""
         self._slides, self._out, self._config, self._command = slides, out, config, command
         self._run_id = new_run_id()
         self._work = work_of(config)
-        self._ids = list_ids(slides) if ids is None else list(ids)
+        self._called = called
+        self._ids: list[str] = []
         self._outcomes: dict[int, SlideOutcome] = {}
         self.page: Path | None = None
         """The page of the run, once it is over and a slide has ended."""
@@ -49,6 +51,8 @@ class Recorded:
         make_output(self._out)
         check_kind(self._out, self._work.item)
         recover(self._out)
+        named = claim_names(self._out, self._slides, self._called)
+        self._ids = numbered([one.called for one in named])
         self._kept = Journal(self._out, self._run_id).kept()
         self._kept.__enter__()
         fields = self._work.fields(self._config)
@@ -65,9 +69,8 @@ class Recorded:
             runner="here",
             host=os.uname().nodename,
         )
-        named = zip(self._ids, safe_names(self._slides), strict=True)
         with self._ledger() as ledger:
-            ledger.begin_run(start, list(named))
+            ledger.begin_run(start, [(one, each.name) for one, each in zip(self._ids, named, strict=True)])
         return self
 
     def take(self, outcomes: Iterator[SlideOutcome]) -> Iterator[SlideOutcome]:

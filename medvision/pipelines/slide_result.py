@@ -81,11 +81,16 @@ class SlideFindings:
 
 
 def failed_outcome(
-    slide: Path, name: str, error: Exception, seconds: float, alias: str | None = None
+    slide: Path,
+    name: str,
+    error: Exception,
+    seconds: float,
+    alias: str | None = None,
+    called: str | None = None,
 ) -> SlideOutcome:
     """A slide that failed, with its reason. What nobody foresaw is logged with its trace.
 
-    `alias` stands for the slide's name and path wherever they occur.
+    `alias` stands for the slide's name and path wherever they occur; without it, its records say `called`.
     """
 
     def nameless(words: str) -> str:
@@ -99,6 +104,7 @@ def failed_outcome(
     return SlideOutcome(
         slide=str(slide) if alias is None else alias,
         name=name,
+        called=alias or called or "",
         status="failed",
         reason=nameless(said if foreseen else f"unexpected {type(error).__name__}: {error}"),
         transient=is_transient(error),

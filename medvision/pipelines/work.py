@@ -55,6 +55,7 @@ class Attempt(Protocol):
         on_windows: Callable[[int], None],
         stop: threading.Event,
         *,
+        called: str | None,
         alias: str | None,
         limits: Limits | None,
     ) -> SlideOutcome:

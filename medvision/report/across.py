@@ -156,7 +156,8 @@ def _change(earlier: PastResult, now: PastResult, item: ItemKind) -> Change:
     before, after = earlier.probability or 0.0, now.probability or 0.0
     changed = earlier.label != now.label
     return Change(
-        name=text.visible(now.name),
+        # The folder of an image does not say where the file was; its id does.
+        name=text.visible(now.slide_id if item == "image" else now.name),
         earlier=before,
         now=after,
         label_changed=changed,

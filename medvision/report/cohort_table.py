@@ -206,6 +206,8 @@ def _row(item: Item, recorded: PastResult | None, kind: ItemKind) -> dict[str, V
         "batch_size": outcome.batch_size,
         **_digests(outcome.digests, kind),
     }
+    if outcome.called:
+        row[kind] = outcome.called
     if recorded is not None:
         row |= {f"{kind}_id": recorded.slide_id, "attempts": recorded.attempts, "run_id": recorded.run_id}
     if result is not None:

@@ -40,7 +40,7 @@ def _row(outcome: SlideOutcome, folder: Path, result: ImageResult, many: bool, c
     predicted = text.visible(result.predicted)
     found = result.probabilities
     return Row(
-        name=text.visible(outcome.name),
+        name=text.visible(outcome.shown),
         tone=_tone(result),
         verdict=predicted,
         spoken=predicted,

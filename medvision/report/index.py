@@ -156,9 +156,13 @@ def _index(
 def _without_path(outcome: SlideOutcome) -> SlideOutcome:
     """The path as given may say more about a patient than a page may; seconds differ between equal runs."""
     reason = (
-        outcome.reason.replace(outcome.slide, Path(outcome.slide).name) if outcome.slide else outcome.reason
+        outcome.reason.replace(outcome.slide, outcome.called or Path(outcome.slide).name)
+        if outcome.slide
+        else outcome.reason
     )
-    return outcome.model_copy(update={"slide": outcome.name, "seconds": 0.0, "reason": reason})
+    return outcome.model_copy(
+        update={"slide": outcome.shown, "seconds": 0.0, "reason": reason, "set_aside": ""}
+    )
 
 
 def _found(folder: Path) -> tuple[list[SlideOutcome], ItemKind]:

@@ -99,7 +99,7 @@ def failed_row(outcome: SlideOutcome, folder: Path, result: Result | None, colum
     own = result is not None and result.verdict == "failed"
     verdict = "Failed" if failed else "Result missing" if result is None else "Result broken"
     return Row(
-        name=text.visible(outcome.name),
+        name=text.visible(outcome.shown),
         tone="failed",
         verdict=verdict,
         spoken=verdict.lower(),

@@ -33,7 +33,7 @@ def _row(outcome: SlideOutcome, folder: Path, result: NoduleResult, many: bool) 
     if result.unread:
         flags.append(text.plural(result.unread, "window") + " unread")
     return Row(
-        name=text.visible(outcome.name),
+        name=text.visible(outcome.shown),
         tone=tone,
         verdict=verdict,
         spoken=verdict

@@ -31,7 +31,7 @@ def _row(outcome: SlideOutcome, folder: Path, result: SlideResult, many: bool) -
     physical = result.slide.spacing_um is not None
     longest = max((region.length_mm for region in result.regions if done), default=None)
     return Row(
-        name=text.visible(outcome.name),
+        name=text.visible(outcome.shown),
         tone=_TONES.get(result.verdict) or result.label or "neutral",
         verdict=verdict,
         spoken=verdict if verdict.startswith("QC") else verdict.lower(),

@@ -67,7 +67,10 @@ def grey_on_white(
 ) -> tuple[Pixels, Windowing]:
     """Deep grey `(rows, columns)` of 0..`top` through a window, then laid over white by `alpha` where there is one."""
     if window is None:
-        raise UsageError(f"grey of more than 8 bits, and no window is given: choose {WINDOWS}")
+        raise UsageError(
+            "grey of more than 8 bits, and no window is given (--image-window; in a training `images: {window: ...}`): "
+            f"choose {WINDOWS}"
+        )
     pixels, windowing = windowed(grey, window, (0.0, top))
     if inverted:
         pixels = 255 - pixels

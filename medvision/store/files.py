@@ -63,15 +63,21 @@ def safe_names(slides: Sequence[Path | str]) -> list[str]:
     """`safe_name` of each slide of a run, made distinct where two would share one folder.
 
     Names that differ only in case, or only in the file's ending or folder, get the digest of the slide's absolute path.
-    The order of the slides plays no part. A slide that is listed twice has one name.
+    The order of the slides plays no part. A slide that is listed twice has one name. Across the runs into one output
+    folder, `medvision.store.names` keeps names apart.
     """
     paths = [Path(slide).absolute() for slide in slides]
     names = [safe_name(path) for path in paths]
     owners = Counter(safe_name(path).casefold() for path in set(paths))
     return [
-        name if owners[name.casefold()] == 1 else _with_digest(name, os.fsencode(path))
+        name if owners[name.casefold()] == 1 else name_apart(name, path)
         for name, path in zip(names, paths, strict=True)
     ]
+
+
+def name_apart(name: str, slide: Path) -> str:
+    """A folder name for a slide that would share `name` with another: with the digest of the slide's absolute path."""
+    return _with_digest(name, os.fsencode(slide.absolute()))
 
 
 def make_output(out: Path) -> Path:

@@ -169,6 +169,8 @@ class SlideOutcome(Record):
     """Path as it was given."""
     name: str
     """Name of its folder below the output folder."""
+    called: str = ""
+    """What its records call it, where that is known without them; else its folder's name has to do."""
     status: Status
     reason: str = ""
     transient: bool = False
@@ -188,6 +190,13 @@ class SlideOutcome(Record):
     batch_size: int | None = None
     """Windows per batch in the end; smaller than asked for where memory ran out. None where nothing was computed."""
     device: str = ""
+    set_aside: str = ""
+    """Where what was at `name` before is kept: the result of other content, or a person's files."""
+
+    @property
+    def shown(self) -> str:
+        """What a page or a table calls it."""
+        return self.called or self.name
 
     @property
     def ok(self) -> bool:

@@ -40,6 +40,8 @@ class Entry:
     folder: Path
     key: str
     made: bool
+    set_aside: str = ""
+    """What is now called so was at `folder` before, and could not be made again."""
 
 
 class ResultStore:
@@ -63,24 +65,26 @@ class ResultStore:
         the run that made them (times, run id) and differ between equal runs: their digests are kept in a manifest of
         their own, so that `manifest.json` repeats byte for byte.
 
-        An old entry of the same source is replaced. One of another source (the file was changed, or lies in another
-        folder under the same name) is kept as `NAME.set-aside-N`, and so is whatever the store did not write.
+        An old entry of the same source is replaced. One of another source (the file was changed) is kept as
+        `NAME.set-aside-N`, and so is whatever the store did not write; the entry says so. Names of several files of one
+        file name are kept apart before they come here, by `medvision.store.names`.
 
         Raises:
-            StoreError: if the entry cannot be written whole (disk full), if its folder holds the result of another
-                slide, or if a symbolic link stands in the way. Whatever was published before is untouched.
+            StoreError: if the entry cannot be written whole (disk full), if its folder holds another job's result, or
+                that of a slide of another name and content, or if a symbolic link stands in the way. Whatever was
+                published before is untouched.
         """
-        folder = self.folder(name or spec.key[:32])
+        folder, set_aside = self.folder(name or spec.key[:32]), ""
         with self.lock(folder.name):
             self._remove_partial(folder.name)
             if mismatch(folder, spec):
                 _refuse_other(folder, spec)
-                self._publish(folder, spec, make, of_run)
+                set_aside = self._publish(folder, spec, make, of_run)
                 made = True
             else:
                 made = False
             self._remove_scratch(folder.name, spec, stale=made)
-        return Entry(folder, spec.key, made)
+        return Entry(folder, spec.key, made, set_aside)
 
     def find(self, spec: ResultSpec, *, name: str | None = None) -> Entry | None:
         """The entry for `spec` if a whole one is there; nothing is made or written."""
@@ -159,7 +163,8 @@ class ResultStore:
                 removed.append(path)
         return removed
 
-    def _publish(self, folder: Path, spec: ResultSpec, make: Make, of_run: Collection[str]) -> None:
+    def _publish(self, folder: Path, spec: ResultSpec, make: Make, of_run: Collection[str]) -> str:
+        """Put a new entry in place; returns the name of what was set aside for it, if anything was."""
         with _explained(folder):
             partial = self._partial_path(folder.name)
             partial.mkdir()
@@ -173,24 +178,29 @@ class ResultStore:
             with _explained(folder):
                 seal(partial, spec, of_run)
                 sync_tree(partial)
-                self._make_way(folder, spec)
+                set_aside = self._make_way(folder, spec)
                 partial.rename(folder)
                 sync(folder.parent)
                 self._remove_partial(folder.name)
+            return set_aside
         finally:
             with contextlib.suppress(OSError):
                 remove_tree(partial)
 
-    def _make_way(self, folder: Path, spec: ResultSpec) -> None:
-        """Take the old entry away: removed if it is the store's own work on the same source, else kept, renamed."""
+    def _make_way(self, folder: Path, spec: ResultSpec) -> str:
+        """Take the old entry away: removed if it is the store's own work on the same source, else kept under the name
+        that is returned.
+        """
         if not folder.exists():
-            return
+            return ""
         held = read_manifest(folder)
         same_source = held is not None and held.spec.source == spec.source
         if same_source and not unlisted(folder):
             folder.rename(self._partial_path(folder.name))
-        else:
-            folder.rename(set_aside_path(folder))
+            return ""
+        aside = set_aside_path(folder)
+        folder.rename(aside)
+        return aside.name
 
     def _partial_path(self, name: str) -> Path:
         return self._control("partial") / f"{name}~{secrets.token_hex(4)}"
@@ -232,7 +242,10 @@ def publish_folder(folder: Path, spec: ResultSpec, make: Make, *, of_run: Collec
 def _refuse_other(folder: Path, spec: ResultSpec) -> None:
     """Refuse to replace what belongs to another slide: a name that two slides share would lose the first one's."""
     held = read_manifest(folder)
-    if held is not None and (held.spec.kind, held.spec.name) != (spec.kind, spec.name):
+    if held is None:
+        return
+    other = held.spec.name != spec.name and held.spec.source != spec.source
+    if held.spec.kind != spec.kind or other:
         raise StoreError(
             f"{folder} holds a result of {held.spec.name!r} ({held.spec.kind}), not of {spec.name!r} ({spec.kind}): "
             "analyse them in one run, which names them apart, or give another output folder"

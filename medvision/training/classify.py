@@ -24,7 +24,7 @@ from medvision.core.errors import UsageError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.metrics.calibration import fit_softmax_temperature
 from medvision.models.class_tree import ClassTree
-from medvision.models.classifiers.start import LIBRARY, Start, begin
+from medvision.models.classifiers.start import LIBRARY, Start, begin, check_start
 from medvision.models.image_contract import ImageContract, Scope
 from medvision.models.image_model import ImageModel, logits_of
 from medvision.models.weights import digest_state, write_weights
@@ -131,6 +131,9 @@ def train_classify(
         WeightsError: if the weights to start from are unsafe or of another network.
     """
     began = time.perf_counter()
+    recipe = check_start(config.trunk, config.weights, download=download)
+    if config.input_px is None and recipe.window_px is None:
+        raise UsageError(f"{config.trunk} has no input size of its own; say `input_px`")
     make_output(out)
     parted = None
     if config.taxonomy is None:
@@ -152,9 +155,8 @@ def train_classify(
             LIBRARY if str(config.weights) == LIBRARY else config.weights,
             out / "pretrained" if download else None,
         )
-    side = config.input_px or start.recipe.window_px
-    if side is None:
-        raise UsageError(f"{config.trunk} has no input size of its own; say `input_px`")
+    side = config.input_px or recipe.window_px
+    assert side is not None, "one of them is there"
     net, fits = _learn(config, start, train, validation, side, proof.digest, out, on_check, device)
     tree = None if parted is None else parted.tree
     model = ImageModel(config.name, net, _contract(config, start, images, side, tree))

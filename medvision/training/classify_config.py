@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from medvision.training.config_file import Strict, read_yaml_config
 from medvision.training.images_config import ImagesConfig
@@ -33,7 +33,8 @@ class Stage(Strict):
     """A part of the training: which layers learn, how long and how fast."""
 
     train: Literal["head", "all"] | tuple[str, ...] = Field(
-        "all", description="head, all, or names of modules, such as [layer4, fc]; the rest stays as it is."
+        "all",
+        description="head, all, or a list of names of modules, such as [layer4, fc]; the rest stays as it is.",
     )
     steps: int = Field(ge=1)
     learning_rate: float = Field(1e-3, gt=0)
@@ -42,6 +43,18 @@ class Stage(Strict):
         ge=1,
         description="Checks without a better validation loss after which to stop; by default none.",
     )
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _words_or_list(cls, value: object) -> object:
+        """One error in place of one for each thing that it might be."""
+        named = isinstance(value, list | tuple) and value and all(isinstance(one, str) for one in value)
+        if value in ("head", "all") or named:
+            return value
+        example = f"; a single module is a list too: [{value}]" if isinstance(value, str) else ""
+        raise ValueError(
+            f"head, all, or a list of names of modules such as [layer4, fc], not {value!r}{example}"
+        )
 
 
 class TaxonomyConfig(Strict):

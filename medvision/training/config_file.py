@@ -21,6 +21,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_MAPPING = "expected a mapping of names to values (`name: value`)"
+_LIST = "expected a list (`[a, b]`, or lines that begin with `- `)"
+_WORDS = {
+    "extra_forbidden": "no such field",
+    "missing": "is missing",
+    "model_type": _MAPPING,
+    "model_attributes_type": _MAPPING,
+    "dict_type": _MAPPING,
+    "tuple_type": _LIST,
+    "list_type": _LIST,
+}
+"""What pydantic says for readers of Python, in words for those of YAML."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -60,14 +73,29 @@ def validated(content: object, model: type[Model], where: str = "") -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UsageError(f"{where}{'; '.join(_line(one) for one in error.errors())}") from error
+        raise UsageError(f"{where}{'; '.join(_line(one) for one in _causes(error.errors()))}") from error
+
+
+def _causes(found: list[ErrorDetails]) -> list[ErrorDetails]:
+    """What is wrong, without lists that are too short only because an item of theirs is wrong, which pydantic drops."""
+    places = [one["loc"] for one in found]
+
+    def follows(one: ErrorDetails) -> bool:
+        depth = len(one["loc"])
+        return one["type"] == "too_short" and any(
+            len(place) > depth and place[:depth] == one["loc"] for place in places
+        )
+
+    return [one for one in found if not follows(one)]
 
 
 def _line(error: ErrorDetails) -> str:
     """Field, what is wrong with it, and its value where that is short."""
     field = ".".join(str(part) for part in error["loc"])
     kind, found = error["type"], repr(error["input"])
-    words = "no such field" if kind == "extra_forbidden" else error["msg"].removeprefix("Value error, ")
+    words = _WORDS.get(kind, error["msg"].removeprefix("Value error, "))
+    if kind == "too_short":
+        words = f"expected at least {error['ctx']['min_length']} in the list"
     if kind not in ("extra_forbidden", "missing", "value_error") and len(found) <= 60:
         words += f", not {found}"
     return f"{field}: {words}" if field else words

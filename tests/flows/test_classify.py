@@ -204,7 +204,7 @@ def test_a_flow_refuses_what_is_for_the_other(prefect_home: Path, model: Path, t
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "model: Field required"),
+        ([], "model: is missing"),
         (["--model", "absent.safetensors"], "absent.safetensors"),
         (
             ["--model", "MODEL", "--saliency", "magic"],

@@ -76,7 +76,9 @@ def _suggestions(name: str) -> str:
 
     from medvision.models.catalogue import MODELS
 
-    known = [*MODELS, *zoo.list_models(module=zoo), *timm.list_models()]
+    known = dict.fromkeys(
+        [*MODELS, *zoo.list_models(module=zoo), *timm.list_models()]
+    )  # some have one name in both
     close = difflib.get_close_matches(name, known, n=4)
     near = f"close to it: {', '.join(close)}; " if close else ""
     return f"{near}shipped: {', '.join(MODELS)}; otherwise any classifier of torchvision or timm with local weights"

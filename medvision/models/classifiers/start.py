@@ -101,6 +101,22 @@ def begin(
     return Start(net, recipe, head, loaded, said + (", head included" if same else ", head left out"), digest)
 
 
+def check_start(name: str, weights: Path | str | None, *, download: bool) -> Recipe:
+    """What `begin` would refuse without a look at the weights, told before the images are read; returns the recipe.
+
+    Raises:
+        UnknownNameError: if no library has the network.
+        UsageError: if weights would have to be fetched and there are none, or may not be.
+        WeightsError: if their file is not there.
+    """
+    recipe = recipe_of(name)
+    if weights is not None and str(weights) == LIBRARY:
+        _require_fetchable(name, recipe, download)
+    elif weights is not None and not Path(weights).is_file():
+        raise WeightsError(f"{weights}: no such weights file")
+    return recipe
+
+
 def head_of(net: nn.Module) -> tuple[str, ...]:
     """Name of the last linear (or 1 x 1 convolution) layer, whose outputs are the classes.
 
@@ -185,16 +201,21 @@ def _within(name: str, modules: tuple[str, ...]) -> bool:
     return any(name.startswith(f"{module}.") for module in modules)
 
 
-def _fetched(name: str, recipe: Recipe, folder: Path | None) -> State:
+def _require_fetchable(name: str, recipe: Recipe, download: bool) -> None:
     if recipe.library == "medvision":
         raise UsageError(
             f"{name} has no weights of a library; name a file: `weights: FILE`, or leave them out"
         )
-    if folder is None:
+    if not download:
         raise UsageError(
             f"weights: library: {recipe.library}'s weights of {name} would be fetched from the internet; allow it with "
             "--download, or name a local file: `weights: FILE`"
         )
+
+
+def _fetched(name: str, recipe: Recipe, folder: Path | None) -> State:
+    _require_fetchable(name, recipe, folder is not None)
+    assert folder is not None, "else it may not be fetched"
     folder.mkdir(parents=True, exist_ok=True)
     plain = name.rpartition("/")[2]
     fetch: Callable[[], State] = (

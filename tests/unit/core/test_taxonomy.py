@@ -200,3 +200,13 @@ def test_the_command(tmp_path, capfd):
         counts.write_text(text)
         assert run(["taxonomy", str(SKIN), "--counts", str(counts)]) == 2
         assert message in capfd.readouterr().err
+
+
+def test_a_class_size_without_counts_is_refused(tmp_path, capsys):
+    path = written(tmp_path, "name: x\ntree: {a: , b: }\n")
+    assert run(["taxonomy", str(path)]) == 0
+    capsys.readouterr()
+    assert run(["taxonomy", str(path), "--max-size", "0"]) == 2
+    assert "--max-size 0 says nothing without the numbers of images: --counts FILE" in " ".join(
+        capsys.readouterr().err.split()
+    )

@@ -131,3 +131,10 @@ def test_readers_of_several_tasks(tmp_path):
     assert [(r.name, r.sensitivity, r.specificity) for r in got["two"]] == [("r", 0.2, 0.9), ("s", 0.3, 1.0)]
     assert len(got["one"]) == 1
     assert read_readers(None, ("one",)) == {"one": ()}
+
+
+def test_what_a_label_was_made_of_is_told_of_only_where_it_is_another(files):
+    same = read_cases(*files(truth="image,label,finer\na,cat,cat\nb,dog,Dog\nc,CAT,cat\n"))
+    assert same.notes == ()
+    finer = read_cases(*files(truth="image,label,finer\na,cat,lion\nb,dog,dog\nc,cat,cat\n"))
+    assert finer.notes == ("columns of the truth not used: finer",)

@@ -58,7 +58,7 @@ def test_penalties_from_a_file(images, tmp_path):
         ({"CNV": {**plain["CNV"], "CNV": 2}}, "CNV called CNV is right and costs 0, not 2"),
         ({"CNV": {**plain["CNV"], "DME": -1}}, "CNV.DME: .* greater than or equal to 0"),
         ({"CNV": {**plain["CNV"], "DME": float("nan")}}, r"CNV\.DME: .*"),
-        ({"CNV": {"CNV": 0}}, r"CNV\.DME: Field required"),
+        ({"CNV": {"CNV": 0}}, r"CNV\.DME: is missing"),
         ({"AMD": plain["CNV"]}, "AMD: no such field"),
     ):
         path.write_text(yaml.safe_dump(plain | change))

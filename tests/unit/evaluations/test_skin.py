@@ -201,6 +201,7 @@ def test_isic_2017_by_hand(tmp_path):
     assert [task.figures["AUC"].value for task in result.tasks] == [1, 1]
     assert [task.figures["specificity"].value for task in result.tasks] == [pytest.approx(1 / 3), 1]
     assert result.figures["mean AUC"].value == 1
+    assert [task.figures[ABOVE].value for task in result.tasks] == [1, 1]
     with pytest.raises(UsageError, match="two fixed tasks"):
         evaluate(said, truth, TAXONOMY)
     said.write_text("image_id,melanoma\na,0.9\n")
@@ -210,6 +211,10 @@ def test_isic_2017_by_hand(tmp_path):
     said.write_text("image_id,melanoma,seborrheic_keratosis\na,1,1\n")
     with pytest.raises(UsageError, match="image 'a' must have 0 or 1, and 1 at most once"):
         evaluate(said, truth)
+
+
+def read_columns(path):
+    return sorted(line.split(",") for line in path.read_text().splitlines()[1:])
 
 
 @pytest.mark.shared
@@ -226,5 +231,13 @@ def test_isic_2017_sample_from_the_command_line(shared, tmp_path, capfd):
     assert [round(task["figures"]["AUC"]["value"], 3) for task in data["tasks"]] == [0.526, 0.606]
     assert round(data["figures"]["mean AUC"]["value"], 3) == 0.566
     assert data["images"] == 600
+    tables = [read_columns(folder / name) for name in ("sample_predictions.csv", "ground_truth.csv")]
+    for place, task in enumerate(data["tasks"], start=1):
+        scores, truth = (np.array([float(row[place]) for row in rows]) for rows in tables)
+        expected = auc_above_sensitivity(truth == 1, scores, 0.8)
+        assert task["figures"][ABOVE]["value"] == pytest.approx(expected)
+    page = (tmp_path / "skin.md").read_text()
+    assert "| sample predictions beside a copy of the truth | 0.566 | 0.526 | 0.606 |" in page
+    assert "3-way" not in page, "those are figures of another question"
     said = capfd.readouterr().out
     assert all(figure in said for figure in ("0.526", "0.606", "0.566"))

@@ -18,6 +18,7 @@ from medvision.pipelines.batch import BatchRun, recover
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.batch_plan import BatchItem
 from medvision.pipelines.preflight import preflight
+from medvision.sources import guarded_process
 from medvision.store.journal import Entry, Journal
 from medvision.store.ledger import LEDGER, Ledger
 from medvision.store.records import SlideOutcome
@@ -123,10 +124,12 @@ def test_an_output_that_cannot_be_is_said_before_a_slide_is_opened(
     assert str(out) in said and message in said
 
 
-def test_starting_the_process_that_opens_slides_is_not_the_slides_time(slides: Path, tmp_path: Path) -> None:
+def test_starting_the_process_that_opens_slides_is_not_the_slides_time(
+    slides: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slide = BatchItem(1, "a", "a", slides / "a.svs")
-    # Python alone takes longer to start, with what it must import.
-    request = BatchRequest(slides=slides, out=tmp_path, options=BatchOptions(time_limit=0.25))
+    monkeypatch.setattr(guarded_process, "_START", f"import time; time.sleep(4)\n{guarded_process._START}")
+    request = BatchRequest(slides=slides, out=tmp_path, options=BatchOptions(time_limit=3))
     found = preflight([slide], request)
     ((_, reason),) = found.problems
     assert "not an image" in reason

@@ -9,7 +9,8 @@ import pytest
 
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest, read_batch_config
-from medvision.pipelines.batch_plan import plan_batch, read_list
+from medvision.pipelines.batch_plan import plan_batch, read_list, take_names
+from medvision.store.names import names_in
 from medvision.store.pseudonyms import write_key
 from medvision.store.records import SlideOutcome
 
@@ -101,10 +102,10 @@ def test_slides_of_one_name_are_told_apart(tmp_path: Path) -> None:
     listed.write_text("a/x.svs\nb/x.svs\ny.svs\na/x.svs\n")
     first, second, third, again = plan_batch(request(listed))
     assert [slide.item_id for slide in (first, second, third, again)] == [
-        f"{tmp_path}/a/x.svs",
-        f"{tmp_path}/b/x.svs",
+        "a/x.svs",
+        "b/x.svs",
         "y.svs",
-        f"{tmp_path}/a/x.svs (2)",
+        "a/x.svs (2)",
     ]
     assert len({first.name, second.name, third.name}) == 3
     assert again.name == first.name, "a slide that is listed twice has one result"
@@ -134,3 +135,25 @@ def test_what_is_given_comes_before_the_file(tmp_path: Path) -> None:
         read_batch_config(Path("in"), Path("out"), config, {})
     with pytest.raises(UsageError, match="is for the dask runner"):
         read_batch_config(Path("in"), Path("out"), None, {"address": "tcp://node:8786"})
+
+
+def test_files_of_one_name_are_kept_apart_from_batch_to_batch(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for name in ("a/x.svs", "b/x.svs"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    planned = []
+    for place in ("a", "b"):
+        listed = tmp_path / f"{place}.txt"
+        listed.write_text(f"{place}/x.svs\n")
+        asked = request(listed, out)
+        planned += take_names(plan_batch(asked), asked)
+        assert plan_batch(asked) == planned[-1:], "the plan and the run agree"
+    first, second = planned
+    assert (first.item_id, first.name, first.called) == ("x.svs", "x", "x.svs")
+    assert (second.item_id, second.called) == ("b/x.svs", "b/x.svs") and second.name != "x"
+    # A folder gives names itself; a plain run knows them from then on.
+    folder = request(tmp_path / "b", out)
+    (item,) = take_names(plan_batch(folder), folder)
+    assert (item.item_id, item.name, item.called) == ("x", "x", None)
+    assert names_in(out, [tmp_path / "b" / "x.svs"])[0].name == "x"

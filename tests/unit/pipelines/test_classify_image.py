@@ -267,8 +267,8 @@ def test_names_of_images_are_those_of_labels(images: Path, tmp_path: Path) -> No
     twin = tmp_path / "a.png"
     twin.write_bytes((images / "a.png").read_bytes())
     assert [one.name for one in list_still_images([images / "a.png", twin])] == [
-        (images / "a.png").as_posix(),
-        twin.as_posix(),
+        f"{images.name}/a.png",
+        f"{tmp_path.name}/a.png",
     ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match=r"no images \(.png"):
@@ -364,3 +364,97 @@ def test_options_of_the_other_kind_are_refused(
     )
     assert medvision([*given, "--model", str(model), "--split", "test"]) == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_one_name_are_kept_apart_from_run_to_run(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, files = tmp_path / "out", [tmp_path / name / "x.png" for name in ("a", "b", "c")]
+    for number, file in enumerate(files):
+        file.parent.mkdir()
+        Image.fromarray(picture(number)).save(file)
+    given = ["--model", str(model), "--out", str(out), "--device", "cpu", "--saliency", "none"]
+    assert medvision(["classify", str(files[0]), *given]) == 0
+    assert medvision(["classify", str(files[1]), *given]) == 0
+    names = ["x.png", "b/x.png"]
+    assert list(table(out / "predictions.csv"))[1:] == names
+    page = (out / "index.html").read_text()
+    assert all(f"<bdi>{name}</bdi>" in page for name in names) and "set-aside" not in page
+    assert not list(out.glob("*.set-aside-*"))
+    capsys.readouterr()
+    assert medvision(["classify", str(files[1]), str(files[0]), *given]) == 0
+    assert capsys.readouterr().out.count("unchanged") == 2, "each has its folder"
+    Image.fromarray(picture(9)).save(files[0])
+    assert medvision(["classify", str(files[0]), *given]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "what was in x before is of another content, and kept as x.set-aside-1" in said
+    assert list(table(out / "predictions.csv"))[1:] == names
+
+
+def test_pages_and_tables_call_an_image_alike(model: Path, tmp_path: Path) -> None:
+    for name in ("a/x.png", "b/x.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        Image.fromarray(picture(len(name))).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "b" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    out = tmp_path / "out"
+    given = ["--model", str(model), "--out", str(out), "--device", "cpu", "--saliency", "none"]
+    assert medvision(["classify", str(tmp_path / "in"), *given]) == 1
+    names = {"a/x.png", "b/x.png"}
+    assert {json.loads(file.read_bytes())["image"]["name"] for file in out.glob("*/result.json")} == names
+    for file in out.glob("*/report.html"):
+        assert any(f"<title>{name} – image report" in file.read_text() for name in names)
+    with (out / "cohort.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["image"] for row in rows} == {row["image_id"] for row in rows} == {*names, "b/broken.png"}
+    assert "<bdi>b/broken.png</bdi>" in (out / "index.html").read_text()
+    assert set(table(out / "predictions.csv")) == {"image", *names}
+
+
+def test_a_model_that_is_none_is_told_before_anything_is_written(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, out = tmp_path / "trained", tmp_path / "out"
+    empty.mkdir()
+    image = str(images / "a.png")
+    for command in (["classify", image], ["batch-images", str(images)], ["embed", image]):
+        assert medvision([*command, "--model", str(empty), "--out", str(out)]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"{empty}: this folder holds no model.safetensors" in said
+    assert medvision(["batch-images", str(images), "--model", "camelyon-mini", "--out", str(out)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "camelyon-mini is a model of windows of slides" in said and "`medvision batch`" in said
+    given = ["--model", str(model), "--out", str(out), "--saliency-class", "ring"]
+    assert medvision(["classify", image, *given]) == 2
+    assert not out.exists(), "no ledger of a run that was refused"
+
+
+def test_what_fails_is_named_once(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--model", str(model), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert medvision(["classify", str(images), *given, "--predictions-only"]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "failed: broken.png: not an image" in said
+    assert "failed: deep.png: grey of more than 8 bits, and no window is given (--image-window" in said
+    for number in range(5):
+        Image.fromarray(picture(number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert medvision(["embed", str(tmp_path), *given, "--method", "pca"]) == 1
+    assert "failed: broken.png: not an image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_runs_of_images_are_called_so(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    given = ["--model", str(model), "--out", out, "--device", "cpu", "--saliency", "none"]
+    assert medvision(["classify", str(images / "a.png"), *given]) == 0
+    capsys.readouterr()
+    assert medvision(["runs", "check", out]) == 0
+    assert capsys.readouterr().out == "1 run and 1 image: ledger, results and index agree\n"
+    assert medvision(["runs", out]) == 0
+    listed = capsys.readouterr().out
+    assert "images" in listed and "slides" not in listed
+    assert medvision(["runs", "show", out]) == 2
+    said = capsys.readouterr().err
+    assert f"medvision runs show {out} RUN; runs, newest first: 20" in " ".join(said.split())

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from medvision.core.errors import UsageError
+from medvision.pipelines.analyze import analyze_slides
+from medvision.pipelines.config import AnalyzeConfig
+from medvision.pipelines.ledger_check import check_ledger
+from medvision.pipelines.recorded import Recorded
 from medvision.pipelines.run import finish_run
+from medvision.store.records import RunIndex
 
 RUN = """
 import sys, time
@@ -63,3 +68,20 @@ def test_a_file_in_the_way_is_wrong_usage(tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UsageError, match="is there and is not a folder"):
         finish_run(tmp_path / out, [])
+
+
+def test_slides_of_one_name_are_kept_apart_from_run_to_run(tmp_path: Path) -> None:
+    """Slides that cannot be read have no result to be told apart by; their names are."""
+    out, config = tmp_path / "out", AnalyzeConfig(device="cpu")
+    for place in ("first", "second", "first"):
+        slide = tmp_path / place / "x.svs"
+        slide.parent.mkdir(exist_ok=True)
+        slide.write_bytes(b"no slide")
+        with Recorded([slide], out, config, "medvision analyze") as recorded:
+            (outcome,) = recorded.take(analyze_slides([slide], out, config))
+        assert outcome.status == "failed" and outcome.called == (
+            "second/x.svs" if place == "second" else "x.svs"
+        )
+    index = RunIndex.model_validate_json((out / "index.json").read_bytes())
+    assert [one.called for one in index.outcomes] == ["x.svs", "second/x.svs"]
+    assert check_ledger(out) == []

@@ -24,7 +24,7 @@ from medvision.models.nodules.contract import DetectorContract, ReductionContrac
 from medvision.models.nodules.designs import DETECTORS, REDUCTIONS, NoduleDesign
 from medvision.models.nodules.detector import Boxes, NoduleDetector
 from medvision.pipelines.nodule_config import NoduleConfig
-from medvision.pipelines.nodules import check_nodule_config, find_nodules, nodules_command
+from medvision.pipelines.nodules import check_nodule_config, find_each, find_nodules, nodules_command
 from medvision.report.render import render_reports
 from medvision.sources import Limits
 from medvision.sources.write_volume import write_dicom_series, write_metaimage, write_nifti
@@ -323,3 +323,22 @@ def test_no_scan_and_no_model_end_with_one_line(tmp_path: Path, capsys: pytest.C
     assert "no such weights file" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
     assert usual_contract("nodule-cnn3d-slim").kind == "nodule-fpr"
+
+
+def test_scans_of_one_name_are_kept_apart_from_run_to_run(models: dict[str, Path], tmp_path: Path) -> None:
+    out, paths = tmp_path / "out", []
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir()
+        paths.append(write_metaimage(tmp_path / place / "1.2.mhd", phantom(), FRAME))
+    (one,) = find_each(paths[:1], out, config_of(models))
+    paths[1].with_suffix(".raw").write_bytes(b"short")  # another scan, and a bad one
+    (two,) = find_each(paths[1:], out, config_of(models))
+    assert (one.status, one.name, one.called) == ("done", "1.2", "1.2.mhd")
+    assert two.status == "failed" and two.name != one.name and two.called == "second/1.2.mhd"
+    write_metaimage(paths[1], phantom() + 5, FRAME)
+    again = list(find_each(paths, out, config_of(models)))
+    assert [outcome.status for outcome in again] == ["unchanged", "done"] and not list(
+        out.glob("*.set-aside*")
+    )
+    assert result_of(out / two.name).scan.name == "second/1.2.mhd"
+    assert (out / two.name / "candidates.csv").read_text().splitlines()[1].startswith("1.2,")

@@ -377,6 +377,6 @@ def test_the_documented_configurations_are_valid_and_wrong_ones_are_named(tmp_pa
     assert "steps: Input should be greater than or equal to 1, not 0" in str(refused.value)
     assert "hard_negatives.least: " in str(refused.value) and "not 'many'" in str(refused.value)
     path.write_text("name: x\n")
-    with pytest.raises(UsageError, match=r"cohort: Field required$"):
+    with pytest.raises(UsageError, match=r"cohort: is missing$"):
         read_cohort_patch_config(path)
     assert read_cohort_patch_config(path, Path("given.csv")).cohort == Path("given.csv")

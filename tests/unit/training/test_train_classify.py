@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from medvision.cli import run as medvision
 from medvision.core.errors import UsageError, WeightsError
@@ -331,3 +332,54 @@ def test_bad_input_is_one_error(discs: Path, tmp_path: Path, capsys: pytest.Capt
         + ", group: kermany-oct, split: {fractions: {train: 0.5, test: 0.5}}}\n"
     )
     assert "none of" in said(base + ", classes: [A, B]}\npositive: C\n")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"trunk": "resnet81"}, "no model is called 'resnet81'; close to it: resnet18, "),
+        ({"trunk": "resnet18", "weights": "library"}, "allow it with --download, or name a local file"),
+        ({"trunk": "slim-resnet", "weights": "library"}, "slim-resnet has no weights of a library"),
+        (
+            {"trunk": "slim-resnet", "weights": "absent.safetensors"},
+            "absent.safetensors: no such weights file",
+        ),
+    ],
+)
+def test_what_cannot_be_begun_is_told_before_any_image_is_read(
+    given: dict[str, str], words: str, discs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    images = {"folder": str(tmp_path / "absent")}  # read first, it would be the error
+    file.write_text(yaml.safe_dump({"name": "x", "images": images, "input_px": 32, **given}))
+    assert medvision(["train", "classify", "--config", str(file), "--out", str(tmp_path / "out")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said
+    near = said.partition("close to it: ")[2].partition(";")[0].split(", ")
+    assert len(set(near)) == len(near), "each suggestion once"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("stages", "words"),
+    [
+        (
+            [{"train": "layer4", "steps": 3}],
+            "stages.0.train: head, all, or a list of names of modules such as",
+        ),
+        ([{"train": 4, "steps": 3}], "stages.0.train: head, all, or a list of names of modules such as"),
+        ([{"train": "head"}], "stages.0.steps: is missing"),
+        ({"train": "head", "steps": 3}, "stages: expected a list"),
+        ([], "stages: expected at least 1 in the list, not []"),
+        (["head"], "stages.0: expected a mapping of names to values"),
+    ],
+)
+def test_a_wrong_stage_is_told_once_and_in_words_of_yaml(
+    stages: object, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"name": "x", "images": {"folder": "y"}, "stages": stages}))
+    assert medvision(["train", "classify", "--config", str(file), "--out", str(tmp_path / "out")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said and said.count("stages") == 1
+    assert "Input should" not in said and "tuple" not in said
