@@ -119,10 +119,10 @@ def test_a_volume(tmp_path: Path, threshold_model: Model, spacing: tuple[float, 
     model = threshold_model(tmp_path / "m.safetensors", axes=3, **contract)
     out = tmp_path / "out"
     assert run(["segment", str(tmp_path / "scan.nii.gz"), "--model", str(model), "--out", str(out)]) == 0
-    mask = nibabel.Nifti1Image.from_filename(out / "scan" / "mask.nii.gz")
+    mask = nibabel.Nifti1Image.from_filename(out / "scan.nii" / "mask.nii.gz")
     assert np.allclose(mask.affine, affine)
     found = np.asarray(mask.dataobj)
-    result = result_of(out / "scan")
+    result = result_of(out / "scan.nii")
     (total,) = result.classes
     if spacing is None:
         assert np.array_equal(found, bright)
@@ -132,13 +132,13 @@ def test_a_volume(tmp_path: Path, threshold_model: Model, spacing: tuple[float, 
         assert ((found > 0) & bright).sum() / union.sum() > 0.7  # resampled there and back
     assert (found > 0).sum() == total.pixels
     largest = result.largest[0]
-    (line,) = (one for one in table_of(out / "scan") if int(one["part"]) == largest.id)
+    (line,) = (one for one in table_of(out / "scan.nii") if int(one["part"]) == largest.id)
     x, y, z = (float(line[name]) for name in ("x_mm", "y_mm", "z_mm"))
     i, j, k = np.round(np.linalg.inv(affine) @ (-x, -y, z, 1))[:3].astype(int)
     box = found[max(i - 3, 0) : i + 4, max(j - 3, 0) : j + 4, max(k - 3, 0) : k + 4]
     assert box.any()
     assert {"axial", "coronal", "sagittal"} <= set(result.images)
-    assert "sagittal" in (out / "scan" / "report.html").read_text().lower()
+    assert "sagittal" in (out / "scan.nii" / "report.html").read_text().lower()
 
 
 def test_a_dicom_series(tmp_path: Path, threshold_model: Model) -> None:
