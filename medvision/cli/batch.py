@@ -63,20 +63,6 @@ class ScanParameters(NoduleConfig):
     detector: _Detector = None  # type: ignore[assignment]
 
 
-_Network = Annotated[
-    Path | None,
-    Field(
-        description="Weights of `medvision train segment`, with their contract; or the folder of a training."
-    ),
-]
-
-
-class CaseParameters(SegmentConfig):
-    """The parameters of a segmentation as a command line gives them: the model may be named by a file instead."""
-
-    model: _Network = None  # type: ignore[assignment]
-
-
 def batch(
     slides: Path,
     /,
@@ -171,7 +157,7 @@ def batch_segment(
     *,
     out: Path,
     config: Path | None = None,
-    segment: Annotated[CaseParameters, Parameter(name="*")] = CaseParameters(),  # noqa: B008 - frozen
+    segment: Annotated[SegmentConfig, Parameter(name="*")] = SegmentConfig(),  # noqa: B008 - frozen
     options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Segment every image, slide or volume of a manifest or a folder, unattended: one verdict for each, a page of all.

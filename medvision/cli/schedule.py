@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from medvision.cli.batch import CaseParameters, ImageParameters, ScanParameters, chosen
+from medvision.cli.batch import ImageParameters, ScanParameters, chosen
 from medvision.cli.console import console, print_note, table
 from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
@@ -195,7 +195,7 @@ def create_segment(
     config: Path | None = None,
     pool: str | None = None,
     home: Home = DEFAULT_HOME,
-    segment: Annotated[CaseParameters, Parameter(name="*")] = CaseParameters(),  # noqa: B008 - frozen
+    segment: Annotated[SegmentConfig, Parameter(name="*")] = SegmentConfig(),  # noqa: B008 - frozen
     options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
 ) -> int:
     """Make a schedule that segments images, slides or volumes, at the times of --cron.

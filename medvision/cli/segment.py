@@ -16,8 +16,9 @@ def segment(
     inputs: list[Path],
     /,
     *,
-    model: Path,
     out: Path,
+    model: Path | None = None,
+    method: str | None = None,
     device: str = "auto",
     batch_size: int = 4,
     options: Annotated[SegmentOptions, Parameter(name="*")] = SegmentOptions(),  # noqa: B008 - frozen
@@ -25,6 +26,7 @@ def segment(
     """Say what each pixel of images, slides or volumes is: a mask, outlines, areas or volumes, a page for each.
 
     Example: medvision segment scan.nii.gz --model out/segment --out results
+    Example: medvision segment cells.png --method otsu-watershed --out results
 
     Each file gets a folder with report.html, the mask (PNG, tiled OME-TIFF, NIfTI or DICOM SEG), segments.geojson with
     the outlines (of images and slides), parts.csv with each connected part, and result.json. A file whose result is
@@ -36,10 +38,13 @@ def segment(
     inputs
         Images (PNG, JPEG, TIFF, DICOM, ...), slides, volumes (NIfTI, MetaImage, NRRD), or DICOM series by their folder
         or one of their files; what the network takes, images or volumes, its contract says.
-    model
-        Weights of `medvision train segment`, or the folder of a training.
     out
         Output folder; made when absent.
+    model
+        Weights of `medvision train segment`, or the folder of a training.
+    method
+        In place of a model, NAME or NAME:OPTION=VALUE,...: threshold, otsu, otsu-watershed, kmeans, slic-kmeans,
+        grabcut or graph-cut. Of images and volumes.
     device
         auto, cpu, cuda, cuda:1, ... or mps.
     batch_size
@@ -53,7 +58,7 @@ def segment(
     from medvision.pipelines.segment import check_segment_config, segment_command, segment_each
 
     fields = {name: getattr(options, name) for name in options.model_fields_set}
-    config = SegmentConfig(model=model, device=device, batch_size=batch_size, **fields)
+    config = SegmentConfig(model=model, method=method, device=device, batch_size=batch_size, **fields)
     check_segment_config(config)  # what is wrong with it is said before anything is written
     every = True
     recorded = Recorded(inputs, out, config, segment_command(config))

@@ -38,18 +38,24 @@ def hex_colour(colour: Colour) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def paint_labels(labels: npt.NDArray[np.integer], edge_px: int = 1) -> Image:
-    """RGBA `(rows, columns, 4)` of a label image: areas see-through, edges of `edge_px` opaque, background clear."""
+def paint_labels(
+    labels: npt.NDArray[np.integer], edge_px: int = 1, objects: npt.NDArray[np.integer] | None = None
+) -> Image:
+    """RGBA `(rows, columns, 4)` of a label image: areas see-through, edges of `edge_px` opaque, background clear.
+
+    Edges are those of classes, or of numbered `objects` of the same shape.
+    """
+    told = labels if objects is None else objects
     table = np.zeros((max(1, int(labels.max(initial=0))) + 1, 4), np.uint8)
     for label in range(1, len(table)):
         table[label] = (*class_colour(label), INSIDE)
     painted = table[labels]
     inner = labels > 0
     for _ in range(edge_px):
-        wide = np.pad(np.where(inner, labels, 0), 1, mode="edge")
+        wide = np.pad(np.where(inner, told, 0), 1, mode="edge")
         same = np.ones(labels.shape, bool)
         for rows, columns in ((0, 1), (2, 1), (1, 0), (1, 2)):
-            same &= wide[rows : rows + labels.shape[0], columns : columns + labels.shape[1]] == labels
+            same &= wide[rows : rows + labels.shape[0], columns : columns + labels.shape[1]] == told
         inner &= same
     painted[(labels > 0) & ~inner, 3] = 255
     return painted

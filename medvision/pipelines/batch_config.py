@@ -135,7 +135,7 @@ class BatchRequest(Record):
         if self.scans is not None and self.nodules is None:
             raise ValueError("nodules: scans need it, with the detector at least")
         if self.cases is not None and self.segment is None:
-            raise ValueError("segment: cases need it, with the model at least")
+            raise ValueError("segment: cases need it, with the model or the method at least")
         return self
 
     @model_validator(mode="after")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from medvision.core.errors import WeightsError
+from medvision.core.errors import UsageError, WeightsError
 from medvision.engine.backends import Runner, prepare
 from medvision.engine.device import resolve_device
 from medvision.models.segmentation import SegmentModel, read_segment_model
@@ -63,6 +63,8 @@ def ready_segment(config: SegmentConfig) -> ReadySegment:
         WeightsError: if the file is no segmentation network.
         DeviceError: if there is no such device.
     """
+    if config.model is None:
+        raise UsageError("no model was given: --model FILE, weights of `medvision train segment`")
     device, path = resolve_device(config.device), weights_file(config.model)
     try:
         facts = path.stat()

@@ -42,6 +42,7 @@ MOST_VALUES = 3_000_000_000
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PICTURES = (b"\x89PNG", b"BM", b"RIFF", b"GIF8")
 _JPEG = b"\xff\xd8"
+_SHOWN = (0.5, 99.5)
 
 
 @dataclass(eq=False)
@@ -67,6 +68,14 @@ class Case:
         return self.info.shape
 
     @property
+    def pixels(self) -> Values:
+        """An image or a volume in its own pixels, `(*shape, channels)`."""
+        if self.volume is not None:
+            return self.volume.read(Box((0, 0, 0), self.shape))
+        assert self.shown is not None, "of an image or a volume"
+        return self.shown if self.shown.ndim == 3 else self.shown[..., None]
+
+    @property
     def frame(self) -> WorldFrame:
         """Where a volume lies."""
         frame = None if self.volume is None else self.volume.frame
@@ -81,9 +90,13 @@ class Case:
 
 
 def open_case(
-    path: Path, config: SegmentConfig, contract: SegmentContract, name: str, limits: Limits | None = None
+    path: Path,
+    config: SegmentConfig,
+    contract: SegmentContract | None,
+    name: str,
+    limits: Limits | None = None,
 ) -> Case:
-    """Open a file for a network.
+    """Open a file for a network, or (None) for a method that takes images and volumes as they are.
 
     Raises:
         UnreadableSourceError: if it cannot be read, or is a volume where the network wants images, or the other way.
@@ -91,7 +104,7 @@ def open_case(
         UsageError: if its channels, or what `config` says of it, do not fit the network.
         SourceTooLargeError: of a volume whose probabilities would not fit in memory.
     """
-    if contract.axes == "zyx":
+    if contract is not None and contract.axes == "zyx":
         return _volume(path, config, contract, name, limits)
     if _is_picture(path):
         return _image(path, config, contract, name, None, limits)
@@ -104,11 +117,16 @@ def open_case(
             raise error from None
     if source.axes != "yx":
         source.close()
+        if contract is None:
+            return _volume(path, config, contract, name, limits)
         raise UnreadableSourceError(
             f"{path}: is a volume, and network {contract.architecture!r} takes images (windows of "
             f"{_times(contract.window)} pixels)"
         )
     if len(source.levels) > 1 or source.reader == "openslide" or _pixels(source) > MAX_FLAT_PIXELS:
+        if contract is None:
+            source.close()
+            raise UsageError(f"{path}: is a slide, and methods without a network take images and volumes")
         return _slide(source, config, contract, name)
     spacing = source.spacing
     source.close()
@@ -149,7 +167,7 @@ def _pixels(source: Source) -> int:
 def _image(
     path: Path,
     config: SegmentConfig,
-    contract: SegmentContract,
+    contract: SegmentContract | None,
     name: str,
     stated: Spacing | None,
     limits: Limits | None,
@@ -164,7 +182,7 @@ def _image(
     spacing = _supplied(config, 2) or stated
     notes: tuple[str, ...] = ()
     values = still.pixels if still.pixels.ndim == 3 else still.pixels[..., None]
-    if values.shape[-1] != contract.channels:
+    if contract is not None and values.shape[-1] != contract.channels:
         if contract.channels == 3:
             values = np.repeat(values, 3, axis=-1)
         elif contract.channels == 1:
@@ -176,7 +194,7 @@ def _image(
                 f"{path}: has {values.shape[-1]} channels, and network {contract.architecture!r} takes "
                 f"{contract.channels}"
             )
-    if contract.spacing is not None:
+    if contract is not None and contract.spacing is not None:
         values = _resampled(path, values, spacing, Spacing(contract.spacing, contract.unit, "supplied"))
     info = CaseInfo(
         name=name,
@@ -245,23 +263,25 @@ def _slide(source: Source, config: SegmentConfig, contract: SegmentContract, nam
 
 
 def _volume(
-    path: Path, config: SegmentConfig, contract: SegmentContract, name: str, limits: Limits | None
+    path: Path, config: SegmentConfig, contract: SegmentContract | None, name: str, limits: Limits | None
 ) -> Case:
     given = _supplied(config, 3)
     sides = None if given is None else (given.values[0], given.values[1], given.values[2])
     source = open_volume(path, sides, limits)
     try:
-        if contract.channels != 1:
+        if contract is not None and contract.channels != 1:
             raise UsageError(
                 f"{path}: a volume has 1 channel, and network {contract.architecture!r} takes {contract.channels}"
             )
         spacing, shape = require_spacing(source, "mm"), source.levels[0].shape
-        grid = None if contract.spacing is None else Spacing(contract.spacing, contract.unit, "supplied")
+        wanted = None if contract is None else contract.spacing
+        classes = 2 if contract is None else len(contract.classes)
+        grid = None if contract is None or wanted is None else Spacing(wanted, contract.unit, "supplied")
         extent = shape if grid is None else extent_at(source, grid)
-        most = max(math.prod(extent), math.prod(shape)) * len(contract.classes)
+        most = max(math.prod(extent), math.prod(shape)) * classes
         if most > MOST_VALUES:
             raise SourceTooLargeError(
-                f"{path}: {math.prod(shape):,} voxels of {len(contract.classes)} classes do not fit in memory; the "
+                f"{path}: {math.prod(shape):,} voxels of {classes} classes do not fit in memory; the "
                 f"limit is {MOST_VALUES:,} probabilities"
             )
         whole = Box((0, 0, 0), extent)
@@ -289,11 +309,12 @@ def _volume(
         raise
 
 
-def _ends(values: Values, contract: SegmentContract) -> tuple[float, float]:
-    """The values that count as 0 and 1."""
-    if contract.intensity == "fixed":
+def _ends(values: Values, contract: SegmentContract | None) -> tuple[float, float]:
+    """The values that count as 0 and 1; without a network, those that are shown black and white."""
+    if contract is not None and contract.intensity == "fixed":
         return contract.range
-    low, high = (float(end) for end in np.percentile(values, contract.range))
+    shares = _SHOWN if contract is None else contract.range
+    low, high = (float(end) for end in np.percentile(values, shares))
     return (low, high) if low < high else (low, low + 1.0)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from medvision.core.errors import UsageError
 from medvision.pipelines.config import Count, Scalar
 from medvision.pipelines.image_config import parse_window
 from medvision.store.records import Record
@@ -67,8 +68,15 @@ class SegmentOptions(Record):
             ),
         ),
     ] = 0.0
-    fill_holes: Annotated[
-        bool, _says("Fill holes of parts: background that a part surrounds. Of images and volumes.")
+    clean_up: Annotated[
+        tuple[str, ...],
+        _says(
+            "Steps after the segmentation, of images and volumes, NAME or NAME:OPTION=VALUE,...: dense-crf, "
+            "pairwise-crf, graph-cut, open, fill-holes, drop-small, and watershed-split, which tells touching objects apart."
+        ),
+    ] = ()
+    instances: Annotated[
+        bool, _says("Tell touching objects apart: as --clean-up watershed-split, after all other steps.")
     ] = False
     tissue_only: Annotated[
         bool, _says("Of a slide, look only at windows that hold tissue; the rest is background.")
@@ -97,6 +105,11 @@ class SegmentOptions(Record):
     frame: Annotated[
         int | None, Field(ge=0, description="Which frame, from 0, of DICOM files that hold several.")
     ] = None
+
+    @field_validator("clean_up", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("spacing", "window", mode="before")
     @classmethod
@@ -149,16 +162,39 @@ def parse_sides(said: str | None, kind: type[N]) -> tuple[N, ...] | None:
 
 
 class SegmentConfig(SegmentOptions):
-    """Parameters of a segmentation."""
+    """Parameters of a segmentation: by a network, `model`, or by a `method` without one."""
 
     model: Annotated[
-        Path,
+        Path | None,
         _says("Weights of `medvision train segment`, with their contract; or the folder of a training."),
-    ]
+    ] = None
+    method: Annotated[
+        str | None,
+        _says(
+            "In place of a model, NAME or NAME:OPTION=VALUE,...: threshold, otsu, otsu-watershed, kmeans, slic-kmeans, "
+            "grabcut or graph-cut. Of images and volumes."
+        ),
+    ] = None
     device: Annotated[str, _says("auto, cpu, cuda, cuda:1, ... or mps.")] = "auto"
     batch_size: Annotated[Count, _says("Windows per batch; halved by itself when memory runs out.")] = 4
 
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """All steps after the segmentation."""
+        return (*self.clean_up, *(("watershed-split",) if self.instances else ()))
+
+    def check_one(self) -> None:
+        """Refuse a network and a method at once, and neither.
+
+        Raises:
+            UsageError: then.
+        """
+        if (self.model is None) == (self.method is None):
+            raise UsageError(
+                "a segmentation is by a network, --model FILE, or by a method, --method otsu: give one of them"
+            )
+
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result. What the model's file holds is known by its digest, beside these."""
-        fields: dict[str, Scalar] = self.model_dump(exclude={"model", "device", "batch_size"})
-        return fields
+        fields = self.model_dump(exclude={"model", "device", "batch_size", "clean_up"})
+        return {**fields, "clean_up": " ".join(self.clean_up) or None}

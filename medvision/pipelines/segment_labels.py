@@ -1,9 +1,10 @@
-"""From probabilities to a label image, its connected parts, and the files and figures made of them."""
+"""From probabilities to a label image, and from its parts to tables, outlines and totals."""
 
 from __future__ import annotations
 
 import csv
 import heapq
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,43 +16,19 @@ import numpy.typing as npt
 from medvision.core.geometry import Spacing
 from medvision.core.results import FloatArray
 from medvision.core.world import WorldFrame
-from medvision.ops.banded import Part, connected_parts
 from medvision.ops.label_colours import class_colour, hex_colour
+from medvision.pipelines.segment_parts import Bytes, LabelImage, areas_of, erase, lumps_of
 from medvision.sources.annotations import Annotation, write_geojson
 from medvision.store.segment_records import ClassTotal, PartInfo
 
-Bytes = npt.NDArray[np.uint8]
-
 OUTLINES, PARTS = "segments.geojson", "parts.csv"
 SHOWN_PARTS = 20
-BAND = 512
-"""Rows that are looked at together."""
 
 _PLACE_2D = ("row", "column", "top", "left", "bottom", "right")
 _PARTS_2D = ("part", "class", "pixels", "area_um2", *_PLACE_2D, "probability")
 _PLACE_3D = ("plane", "row", "column", "x_mm", "y_mm", "z_mm")
 _BOX_3D = ("first_plane", "first_row", "first_column", "end_plane", "end_row", "end_column")
 _PARTS_3D = ("part", "class", "voxels", "volume_mm3", *_PLACE_3D, *_BOX_3D, "probability")
-
-
-@dataclass(eq=False)
-class LabelImage:
-    """`labels` `(*shape)`, 0 the background, and how `sure` each is: its probability in 255ths, 0 where unread.
-
-    Both may lie in files. `step` is the side of a pixel in pixels of the file, `pixel` its size in µm2 or mm3, None
-    without a spacing.
-    """
-
-    labels: Bytes
-    sure: Bytes
-    step: tuple[float, ...]
-    pixel: float | None
-
-    @property
-    def confidence(self) -> float:
-        """Mean probability of what each pixel was labelled."""
-        total = sum(int(self.sure[k : k + BAND].sum(dtype=np.int64)) for k in range(0, len(self.sure), BAND))
-        return total / 255 / self.sure.size
 
 
 @dataclass(eq=False)
@@ -122,15 +99,6 @@ def decide(probabilities: FloatArray, threshold: float | None) -> tuple[Bytes, B
     return labels.astype(np.uint8), np.rint(sure * 255).clip(0, 255).astype(np.uint8)
 
 
-def fill_holes(labels: Bytes) -> None:
-    """Give background that a class surrounds to that class, class after class, in place."""
-    from scipy import ndimage
-
-    for label in np.unique(labels).tolist():
-        if label:
-            labels[ndimage.binary_fill_holes(labels == label) & (labels == 0)] = label
-
-
 def write_areas(image: LabelImage, classes: tuple[str, ...], minimum: float, folder: Path) -> Tally:
     """Outlines and table of the parts of a label image of two axes; parts below `minimum` become background there.
 
@@ -149,114 +117,95 @@ def _areas(image: LabelImage, minimum: float, tally: Tally, table: Any) -> Itera
     pixel = 1.0 if image.pixel is None else image.pixel
     down, across = image.step
     number = 0
-    bands = (
-        (image.labels[k : k + BAND], image.sure[k : k + BAND]) for k in range(0, len(image.labels), BAND)
-    )
-    for part in connected_parts(bands):
+    for part, pieces in areas_of(image):
         if part.pixels * pixel < minimum:
-            _erase(image.labels, part)
+            erase(image, part)
             tally.removed += 1
             continue
         number += 1
-        name, probability = tally.classes[part.label], round(part.value / 255, 4)
-        area = None if image.pixel is None else round(part.pixels * pixel, 4)
-        centre = (round(part.centroid[0] * down, 2), round(part.centroid[1] * across, 2))
-        tally.add(
-            part.label,
-            PartInfo(
-                id=number,
-                name=name,
-                pixels=part.pixels,
-                area_um2=area,
-                centroid=centre,
-                probability=probability,
-            ),
+        probability = None if math.isnan(part.value) else round(part.value / 255, 4)
+        info = PartInfo(
+            id=number,
+            name=tally.classes[part.label],
+            pixels=part.pixels,
+            area_um2=None if image.pixel is None else round(part.pixels * pixel, 4),
+            centroid=(round(part.centroid[0] * down, 2), round(part.centroid[1] * across, 2)),
+            probability=probability,
         )
+        tally.add(part.label, info)
         (top, left), (bottom, right) = part.bbox
         box = (top * down, left * across, bottom * down, right * across)
         table.writerow(
             (
                 number,
-                name,
+                info.name,
                 part.pixels,
-                "" if area is None else f"{area:.10g}",
-                *centre,
-                *(f"{edge:.10g}" for edge in box),
-                f"{probability:.4f}",
+                _said(info.area_um2),
+                *info.centroid,
+                *map(_said, box),
+                _said(probability),
             )
         )
-        polygon = part.polygon.moved(image.step if len(image.step) == 2 else (1.0, 1.0))
-        measurements = {"pixels": float(part.pixels), "mean_probability": probability}
-        yield Annotation(
-            name=f"{name} {number}",
-            group=name,
-            kind="polygon",
-            points=polygon.exterior.round(2),
-            holes=tuple(hole.round(2) for hole in polygon.holes),
-            color=class_colour(part.label),
-            measurements=measurements if area is None else {"area_um2": area, **measurements},
-        )
-
-
-def _erase(labels: Bytes, part: Part) -> None:
-    from scipy import ndimage
-
-    (top, left), (bottom, right) = part.bbox
-    box = labels[top:bottom, left:right]
-    found, _ = ndimage.label(box == part.label)
-    box[found == found[part.first[0] - top, part.first[1] - left]] = 0
+        measurements = {"area_um2": info.area_um2, "pixels": part.pixels, "mean_probability": probability}
+        known = {name: float(value) for name, value in measurements.items() if value is not None}
+        for piece in pieces:
+            polygon = piece.moved((down, across))
+            yield Annotation(
+                name=f"{info.name} {number}",
+                group=info.name,
+                kind="polygon",
+                points=polygon.exterior.round(2),
+                holes=tuple(hole.round(2) for hole in polygon.holes),
+                color=class_colour(part.label),
+                measurements=known,
+            )
 
 
 def write_volumes(
     image: LabelImage, classes: tuple[str, ...], minimum: float, frame: WorldFrame, folder: Path
 ) -> Tally:
     """Table of the parts of a label image of three axes; parts below `minimum` mm3 become background there."""
-    from scipy import ndimage
-
     tally = Tally(classes, image.pixel, 3)
     voxel = 1.0 if image.pixel is None else image.pixel
     number = 0
     with (folder / PARTS).open("w", newline="", encoding="utf-8") as stream:
         table = csv.writer(stream, lineterminator="\n")
         table.writerow(_PARTS_3D)
-        for label in range(1, len(classes)):
-            found, count = ndimage.label(image.labels == label)
-            sizes = np.bincount(found.ravel(), minlength=count + 1)
-            for one, box in enumerate(ndimage.find_objects(found), start=1):
-                inside = found[box] == one
-                if sizes[one] * voxel < minimum:
-                    image.labels[box][inside] = 0
-                    tally.removed += 1
-                    continue
-                number += 1
-                start = [part.start for part in box]
-                at = np.argwhere(inside).mean(axis=0) + start + 0.5
-                probability = round(float(image.sure[box][inside].mean()) / 255, 4)
-                volume = None if image.pixel is None else round(float(sizes[one]) * voxel, 4)
-                plane, row, column = (round(float(v), 2) for v in at)
-                part = PartInfo(
-                    id=number,
-                    name=classes[label],
-                    pixels=int(sizes[one]),
-                    volume_mm3=volume,
-                    centroid=(plane, row, column),
-                    probability=probability,
+        for one in lumps_of(image):
+            count = int(one.inside.sum())
+            if count * voxel < minimum:
+                for values in (image.labels, image.objects):
+                    if values is not None:
+                        values[one.box][one.inside] = 0
+                tally.removed += 1
+                continue
+            number += 1
+            start = [side.start for side in one.box]
+            at = np.argwhere(one.inside).mean(axis=0) + start + 0.5
+            plane, row, column = (round(float(v), 2) for v in at)
+            sure = None if image.sure is None else float(image.sure[one.box][one.inside].mean()) / 255
+            info = PartInfo(
+                id=number,
+                name=classes[one.label],
+                pixels=count,
+                volume_mm3=None if image.pixel is None else round(count * voxel, 4),
+                centroid=(plane, row, column),
+                probability=None if sure is None else round(sure, 4),
+            )
+            tally.add(one.label, info)
+            table.writerow(
+                (
+                    number,
+                    info.name,
+                    count,
+                    _said(info.volume_mm3),
+                    *info.centroid,
+                    *(f"{v:.2f}" for v in frame.to_world(at)),
+                    *start,
+                    *(side.stop for side in one.box),
+                    _said(info.probability),
                 )
-                tally.add(label, part)
-                world = [f"{v:.2f}" for v in frame.to_world(at)]
-                table.writerow(
-                    (
-                        number,
-                        part.name,
-                        part.pixels,
-                        "" if volume is None else f"{volume:.10g}",
-                        *part.centroid,
-                        *world,
-                        *start,
-                        *(edge.stop for edge in box),
-                        f"{probability:.4f}",
-                    )
-                )
+            )
     return tally
 
 
@@ -265,3 +214,7 @@ def pixel_size(spacing: Spacing | None, step: tuple[float, ...]) -> float | None
     if spacing is None:
         return None
     return float(np.prod([side * by for side, by in zip(spacing.values, step, strict=True)]))
+
+
+def _said(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"

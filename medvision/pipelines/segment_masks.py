@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +15,12 @@ from medvision.core.geometry import Box
 from medvision.core.world import WorldFrame, opposite
 from medvision.pipelines.segment_case import Case
 from medvision.pipelines.segment_config import MaskFormat
-from medvision.pipelines.segment_labels import LabelImage
+from medvision.pipelines.segment_parts import LabelImage
 from medvision.sources.write import write_mask
 from medvision.sources.write_segmentation import NEEDED, can_write_segmentation, write_dicom_segmentation
 from medvision.sources.write_volume import write_nifti
 
+L = TypeVar("L", np.uint8, np.int16)
 Labels = npt.NDArray[np.uint8]
 
 _FITTING: dict[str, tuple[MaskFormat, ...]] = {
@@ -93,7 +95,28 @@ def write_label_mask(
     return "mask.nii.gz"
 
 
-def as_stored(labels: Labels, frame: WorldFrame, orientation: str) -> tuple[Labels, WorldFrame]:
+def write_objects(case: Case, objects: npt.NDArray[np.int32], folder: Path) -> str:
+    """Write the numbers of objects, 16 bits a pixel, and return the file's name.
+
+    Raises:
+        UsageError: if there are more than such a file can number.
+    """
+    most = np.iinfo(np.uint16 if case.volume is None else np.int16).max
+    if objects.max(initial=0) > most:
+        raise UsageError(
+            f"{case.info.name}: {objects.max():,} objects; a mask of objects numbers {most:,} at most"
+        )
+    if case.volume is None:
+        Image.fromarray(objects.astype(np.uint16)).save(folder / "objects.png", optimize=True)
+        return "objects.png"
+    stored, frame = as_stored(objects.astype(np.int16), case.frame, case.info.metadata.get("orientation", ""))
+    write_nifti(folder / "objects.nii.gz", stored, frame)
+    return "objects.nii.gz"
+
+
+def as_stored(
+    labels: npt.NDArray[L], frame: WorldFrame, orientation: str
+) -> tuple[npt.NDArray[L], WorldFrame]:
     """An upright volume with its axes as its file has them, so that voxels of both are counted alike.
 
     `orientation` begins with the letters of the file's axes (x y z), "LAS", as a volume's facts say them; without

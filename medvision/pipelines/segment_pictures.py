@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,10 +21,16 @@ SMALLEST = 640
 PLANE = 640
 
 Labels = npt.NDArray[np.uint8]
+Objects = npt.NDArray[np.int32]
 
 
-def write_overlay(base: Pixels, labels: Labels, folder: Path) -> dict[str, str]:
-    """`thumbnail` of an image or an overview, uint8 grey or RGB, and `heatmap`, the classes over it, of one size."""
+def write_overlay(
+    base: Pixels, labels: Labels, folder: Path, objects: Objects | None = None
+) -> dict[str, str]:
+    """`thumbnail` of an image or an overview, uint8 grey or RGB, and `heatmap`, the classes over it, of one size.
+
+    Touching `objects` have edges between them.
+    """
     rows, columns = base.shape[:2]
     longest = max(rows, columns)
     factor = SIDE / longest if longest > SIDE else max(1, SMALLEST // longest)
@@ -33,8 +40,11 @@ def write_overlay(base: Pixels, labels: Labels, folder: Path) -> dict[str, str]:
     names = {"thumbnail": "thumbnail.jpg", "heatmap": "classes.png"}
     Image.fromarray(thumbnail).save(folder / names["thumbnail"], quality=92, optimize=True)
     picks = [_nearest(n, m) for n, m in zip(labels.shape, (size[1], size[0]), strict=True)]
-    shown = np.asarray(labels[picks[0]][:, picks[1]])
-    Image.fromarray(paint_labels(shown, 2)).save(folder / names["heatmap"], optimize=True)
+    shown, apart = (
+        None if one is None else np.asarray(one[picks[0]][:, picks[1]]) for one in (labels, objects)
+    )
+    assert shown is not None
+    Image.fromarray(paint_labels(shown, 2, apart)).save(folder / names["heatmap"], optimize=True)
     return names
 
 
@@ -44,6 +54,7 @@ def write_planes(
     at: tuple[float, float, float],
     window: tuple[float, float],
     folder: Path,
+    objects: Objects | None = None,
 ) -> tuple[dict[str, str], dict[str, float]]:
     """The three planes through the voxel point `at`, and the classes over each; names, and widths in mm."""
     names: dict[str, str] = {}
@@ -55,14 +66,15 @@ def write_planes(
         picture.save(folder / names[view], quality=92, optimize=True)
         shown = _plane_labels(labels, view, at)
         picks = [_nearest(n, m) for n, m in zip(shown.shape, (picture.height, picture.width), strict=True)]
-        painted = paint_labels(shown[np.ix_(*picks)], 2)
+        apart = None if objects is None else _plane_labels(objects, view, at)[np.ix_(*picks)]
+        painted = paint_labels(shown[np.ix_(*picks)], 2, apart)
         Image.fromarray(painted).save(folder / names[f"{view}-classes"], optimize=True)
         widths[view] = round(picture.width * plane.side_mm, 3)
     names["thumbnail"], names["heatmap"] = names["axial"], names["axial-classes"]
     return names, widths
 
 
-def _plane_labels(labels: Labels, view: View, at: tuple[float, float, float]) -> Labels:
+def _plane_labels(labels: npt.NDArray[Any], view: View, at: tuple[float, float, float]) -> npt.NDArray[Any]:
     """The plane that `plane_of` shows."""
     through = VIEWS.index(view)
     index = min(int(at[through]), labels.shape[through] - 1)

@@ -16,7 +16,7 @@ from medvision.ops.enlarge import linear_slabs
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.configured_segment import ReadySegment, ready_segment
 from medvision.pipelines.device import compute
-from medvision.pipelines.heatmap import Overview
+from medvision.pipelines.heatmap import Overview, locate_tissue
 from medvision.pipelines.segment_config import SegmentConfig
 from medvision.sources.base import Source
 from medvision.sources.resample import extent_at
@@ -72,11 +72,13 @@ def tissue_by_model(source: Source, overview: Overview, ready: ReadySegment, eng
     steps = tuple(overview.spacing_um / side for side in grid.values)
     slabs = [slab for _, slab in linear_slabs(1 - canvas.values[:1], (rows, columns), steps)]
     mask = np.concatenate(slabs, axis=1)[0] >= AT  # what could not be read is no number, and no tissue
-    nowhere = np.zeros((rows, columns), np.bool_)
+    # Ink, borders and the colour of glass are no question to the network: they stay those of the thresholds.
+    usual = locate_tissue(overview)
+    glass = {name: value for name, value in usual.thresholds.items() if name.startswith("glass_")}
     return Tissue(
-        mask=np.asarray(mask, np.bool_),
-        pen_mask=nowhere,
-        border_mask=nowhere.copy(),
-        thresholds={"probability": AT, "spacing_um": grid.mean},
+        mask=np.asarray(mask & ~usual.pen_mask & ~usual.border_mask, np.bool_),
+        pen_mask=usual.pen_mask,
+        border_mask=usual.border_mask,
+        thresholds={"probability": AT, "spacing_um": grid.mean, **glass},
         method=f"segmentation network {ready.model.name}, weights {ready.digest[:12]}",
     )

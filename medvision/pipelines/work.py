@@ -305,7 +305,10 @@ CASES = Work(
     attempt=_segment,
     check=_check_segment,
     look=_look_at_case,
-    fields=lambda config: {**config.findings_fields(), "model": config.model.stem},
+    fields=lambda config: {
+        **config.findings_fields(),
+        "model": None if config.model is None else config.model.stem,
+    },
     supply=lambda config, um: config.model_copy(update={"spacing": f"{um:g}"}),
 )
 

@@ -16,7 +16,8 @@ from medvision.store.segment_records import ClassTotal, PartInfo, SegmentResult
 _FILES = {
     "mask": "labels of all pixels, as numbered in the table",
     "outlines": "outlines of the parts, in pixels of the file (QuPath)",
-    "parts": "one line for each connected part",
+    "parts": "one line for each connected part, or object",
+    "objects": "numbers of the objects, which were told apart where they touch",
 }
 
 
@@ -154,7 +155,7 @@ def _parts(result: SegmentResult) -> Grid | None:
             text.visible(one.name),
             _size(one),
             *(f"{v:,.0f}" for v in one.centroid),
-            text.probability(one.probability),
+            "–" if one.probability is None else text.probability(one.probability),
         )
         for one in result.largest
     )

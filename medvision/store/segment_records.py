@@ -100,7 +100,8 @@ class PartInfo(Record):
     area_um2: float | None = None
     volume_mm3: float | None = None
     centroid: tuple[float, ...]
-    probability: float
+    probability: float | None
+    """Mean probability of its pixels; None where a method gives none."""
 
 
 class SegmentResult(Record):
@@ -125,7 +126,7 @@ class SegmentResult(Record):
     confidence: float | None = None
     """Mean probability of the label that each pixel got."""
     files: dict[str, str] = Field(default_factory=dict)
-    """What was written: `mask`, `outlines`, `parts`."""
+    """What was written: `mask`, `outlines`, `parts`, and `objects` where touching ones were told apart."""
     qc: tuple[QcMeasure, ...] = ()
     limits: tuple[str, ...] = ()
     images: dict[str, str] = Field(default_factory=dict)

@@ -117,22 +117,22 @@ def test_off_the_pooling_grid_is_not_the_whole() -> None:
     """Why the published tiles of 388 pixels are laid 384 apart: 388 is not a multiple of the pooling grid."""
     original = choose_tiling(usual_segment_contract("unet-original"), (2000, 2000))
     assert (original.margin, original.step, original.exact) == ((92, 92), (384, 384), True)
-    contract = usual_segment_contract("unet-original", window=(188, 188), options=SLIM | {"depth": 3})
+    contract = usual_segment_contract("unet-original", window=(220, 220), options=SLIM | {"depth": 4})
     tiling = choose_tiling(contract, (500, 500))
-    assert tiling.step == (96, 96)  # of 100 that a window answers for
+    assert tiling.step == (32, 32)  # of 36 that a window answers for
     net = model_of(contract).net
-    wide = torch.randn((1, 1, 92, 284), generator=torch.Generator().manual_seed(0))
+    wide = torch.randn((1, 1, 188, 268), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         whole_row = net(wide)
-        on_grid, off_grid = (net(wide[..., k : k + 188]) for k in (96, 100))
-    assert (on_grid - whole_row[..., 96:]).abs().max() < SEAMLESS
-    assert (off_grid[..., :96] - whole_row[..., 100:]).abs().max() > SEAMLESS
+        on_grid, off_grid = (net(wide[..., k : k + 220]) for k in (32, 36))
+    assert (on_grid - whole_row[..., 32:68]).abs().max() < SEAMLESS
+    assert (off_grid - whole_row[..., 36:72]).abs().max() > SEAMLESS
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "influence"),
     [
-        ("unet", {"depth": 1}, 6),
+        ("unet", {"depth": 1}, 8),
         ("unet", {"depth": 2}, 22),
         ("unet", {"depth": 4}, 94),
         ("unet", {"depth": 2, "upsampling": "resize-convolution"}, None),

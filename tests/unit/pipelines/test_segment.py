@@ -88,7 +88,7 @@ def test_parts_threshold_and_holes(tmp_path: Path, threshold_model: Model) -> No
     Image.fromarray(image).save(tmp_path / "a.png")
     model = threshold_model(tmp_path / "m.safetensors", at=0.53)
     out = tmp_path / "out"
-    options = ["--minimum-size", "20", "--fill-holes", "--threshold", "0.99"]
+    options = ["--minimum-size", "20", "--clean-up", "fill-holes", "--threshold", "0.99"]
     assert run(["segment", str(tmp_path / "a.png"), "--model", str(model), "--out", str(out), *options]) == 0
     expected = np.zeros(image.shape, np.uint8)
     expected[10:40, 10:40] = 1
@@ -226,6 +226,56 @@ def test_a_slide_is_streamed(tmp_path: Path, threshold_model: Model) -> None:
     assert ndimage.label(bright)[1] == total.parts == len(outlines)
 
 
+def test_touching_objects(tmp_path: Path, threshold_model: Model) -> None:
+    """`--instances` tells two discs that touch apart, as a method without a network does."""
+    rows, columns = np.mgrid[:90, :120]
+    image = np.full((90, 120), 20, np.uint8)
+    for centre in (40, 74):
+        image[(rows - 45) ** 2 + (columns - centre) ** 2 < 18**2] = 220
+    Image.fromarray(image).save(tmp_path / "two.png")
+    model = threshold_model(tmp_path / "m.safetensors")
+    ways = {
+        "network": ["--model", str(model), "--instances"],
+        "method": ["--method", "otsu-watershed:smooth=0"],
+    }
+    for name, way in ways.items():
+        out = tmp_path / name
+        assert run(["segment", str(tmp_path / "two.png"), "--out", str(out), *way]) == 0
+        objects = np.asarray(Image.open(out / "two" / "objects.png"))
+        assert objects.max() == 2
+        assert set(np.unique(objects[45, 30:50])) == {1} or set(np.unique(objects[45, 30:50])) == {2}
+        assert objects[45, 40] != objects[45, 74]
+        assert ((objects > 0) == (image > 100)).mean() > 0.99
+        assert len(table_of(out / "two")) == len(read_geojson(out / "two" / "segments.geojson")) == 2
+    assert result_of(tmp_path / "method" / "two").confidence is None
+    assert "otsu-watershed" in (tmp_path / "method" / "two" / "report.html").read_text()
+
+
+def test_a_volume_by_a_method(tmp_path: Path) -> None:
+    """Otsu's bands in three axes, with sizes and planes."""
+    bright = blobs((20, 24, 28), 4, 0.15)
+    nibabel.Nifti1Image(np.where(bright, 900, 100).astype(np.int16), np.diag([1, 1, 2, 1])).to_filename(
+        tmp_path / "v.nii"
+    )
+    out = tmp_path / "out"
+    assert (
+        run(
+            [
+                "segment",
+                str(tmp_path / "v.nii"),
+                "--method",
+                "otsu:smooth=0,background=dark",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    mask = np.asarray(nibabel.Nifti1Image.from_filename(out / "v" / "mask.nii.gz").dataobj)
+    assert np.array_equal(mask > 0, bright)
+    assert result_of(out / "v").classes[0].volume_ml == pytest.approx(bright.sum() * 2e-3, abs=1e-6)
+
+
 def test_wrong_input(tmp_path: Path, threshold_model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is said, and the others are done all the same."""
     model = threshold_model(tmp_path / "m.safetensors")
@@ -247,6 +297,9 @@ def test_wrong_input(tmp_path: Path, threshold_model: Model, capsys: pytest.Capt
     assert not (tmp_path / "x").exists()
     one = ["segment", files[2], "--model", str(model), "--out", str(tmp_path / "y")]
     assert run([*one, "--output", "nifti"]) == 1
+    assert run([*one, "--clean-up", "polish"]) == 2
+    assert run([*one, "--method", "otsu"]) == 2
+    assert run(["segment", files[2], "--out", str(tmp_path / "y")]) == 2
     assert run([*one, "--overlap", "0.5", "--halo", "3"]) == 2
 
 
