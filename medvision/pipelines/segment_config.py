@@ -72,7 +72,8 @@ class SegmentOptions(Record):
         tuple[str, ...],
         _says(
             "Steps after the segmentation, of images and volumes, NAME or NAME:OPTION=VALUE,...: dense-crf, "
-            "pairwise-crf, graph-cut, open, fill-holes, drop-small, and watershed-split, which tells touching objects apart."
+            "pairwise-crf, graph-cut, open, fill-holes, drop-small, and watershed-split, which tells touching objects "
+            "apart."
         ),
     ] = ()
     instances: Annotated[

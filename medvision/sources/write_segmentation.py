@@ -99,8 +99,9 @@ def _images(series: Path) -> list[Any]:
     """Headers of the slices, in their order."""
     import pydicom
 
+    files = series_files(series)
     with quiet():
-        return [pydicom.dcmread(path, stop_before_pixels=True) for path in series_files(series)]
+        return [pydicom.dcmread(path, stop_before_pixels=True) for path in files]
 
 
 def _segment(number: int, name: str, version: str, model: str) -> Any:
@@ -133,6 +134,9 @@ def _without_clock(made: Any, image: Any, key: str) -> None:
             setattr(made, f"{name}Date", date)
         if f"{name}Time" in made:
             setattr(made, f"{name}Time", time)
+    for equipment in made.get("ContributingEquipmentSequence", []):
+        if "ContributionDateTime" in equipment:
+            equipment.ContributionDateTime = f"{date}{time}"
     for number, organisation in enumerate(made.get("DimensionOrganizationSequence", [])):
         uid = generate_uid(entropy_srcs=[key, "dimensions", str(number)])
         organisation.DimensionOrganizationUID = uid

@@ -85,6 +85,7 @@ def test_an_analysis_with_both(tmp_path: Path, threshold_model: Model) -> None:
     tissue = threshold_model(tmp_path / "tissue.safetensors", channels=3, at=0.15, spacing=(8.0, 8.0))
     out = tmp_path / "out"
     command = ["analyze", str(tmp_path / "s.tif"), "--out", str(out), "--model", "segmentation"]
+    command += ["--stride", "16"]
     assert run([*command, "--weights", str(tumour), "--tissue-model", str(tissue), "--device", "cpu"]) == 0
     result = SlideResult.model_validate_json((out / "s" / "result.json").read_bytes())
     assert result.label == "positive"
