@@ -32,7 +32,7 @@ def benchmark(
     device: str = "auto",
     only: tuple[str, ...] = (),
 ) -> int:
-    """Measure reading, engine, network and whole commands against their limits, in interleaved rounds of one run.
+    """Measure reading, engine, networks and whole commands against their limits, in interleaved rounds of one run.
 
     Example: medvision benchmark --quick
 
@@ -53,7 +53,7 @@ def benchmark(
     device
         auto, cpu, cuda, cuda:1, ... or mps.
     only
-        What to measure, where not all is wanted: reading, engine, network, dense.
+        What to measure, where not all is wanted: reading, engine, network, dense, nodules.
     """
     if growth and (slide is not None or only):
         raise UsageError(

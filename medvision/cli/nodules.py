@@ -27,9 +27,10 @@ def nodules(
 
     Example: medvision nodules scan.mhd --detector detector.safetensors --reduction fpr.safetensors --out results
 
-    Each scan gets a folder with report.html, candidates.csv (LUNA16's format), findings.geojson (millimetres) and
-    result.json. A scan whose result is already there, made from the same content, models and parameters, is kept. Exit
-    status 0 if all scans are searched, 1 if some are not.
+    Each scan gets a folder with report.html, candidates.csv (LUNA16's format), findings.geojson (millimetres),
+    result.json; of a DICOM series also findings.dcm, a structured report, which names the patient. A scan whose result
+    is already there, made from the same content, models and parameters, is kept; one that was searched in part is
+    gone on with. Exit status 0 if all scans are searched, 1 if some are not.
 
     Parameters
     ----------

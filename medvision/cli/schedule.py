@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -15,9 +15,8 @@ from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
-from medvision.pipelines.image_config import ImageConfig
-from medvision.pipelines.nodule_config import NoduleConfig
 from medvision.pipelines.segment_config import SegmentConfig
+from medvision.pipelines.work import CASES, IMAGES, SCANS, SLIDES, Config, Work
 from medvision.training.config_file import read_yaml_config, validated
 
 if TYPE_CHECKING:
@@ -77,9 +76,7 @@ def create(
     home
         The server's folder.
     """
-    request = validated(
-        {"slides": slides, "out": out, "analyze": _merged(config, analyze), "options": options}, BatchRequest
-    )
+    request = _request(slides, out, config, analyze, options, SLIDES)
     return _create(name, request, _when(cron, timezone, watch, settle), pool, home)
 
 
@@ -127,11 +124,7 @@ def create_images(
     home
         The server's folder.
     """
-    given = chosen(classify)
-    content = (
-        validated(given, ImageConfig) if config is None else read_yaml_config(config, ImageConfig, **given)
-    )
-    request = validated({"images": images, "out": out, "classify": content, "options": options}, BatchRequest)
+    request = _request(images, out, config, classify, options, IMAGES)
     return _create(name, request, _when(cron, timezone, watch, settle), pool, home)
 
 
@@ -175,11 +168,7 @@ def create_scans(
     home
         The server's folder.
     """
-    given = chosen(nodules)
-    content = (
-        validated(given, NoduleConfig) if config is None else read_yaml_config(config, NoduleConfig, **given)
-    )
-    request = validated({"scans": scans, "out": out, "nodules": content, "options": options}, BatchRequest)
+    request = _request(scans, out, config, nodules, options, SCANS)
     return _create(name, request, _timed(cron, timezone, None), pool, home)
 
 
@@ -221,14 +210,20 @@ def create_segment(
     home
         The server's folder.
     """
-    given = chosen(segment)
-    content = (
-        validated(given, SegmentConfig)
-        if config is None
-        else read_yaml_config(config, SegmentConfig, **given)
-    )
-    request = validated({"cases": cases, "out": out, "segment": content, "options": options}, BatchRequest)
+    request = _request(cases, out, config, segment, options, CASES)
     return _create(name, request, _timed(cron, timezone, None), pool, home)
+
+
+def _request(
+    inputs: Path, out: Path, config: Path | None, given: Config, options: BatchOptions, work: Work[Any]
+) -> BatchRequest:
+    """The batch, with the file's parameters and those given on the command line in their place."""
+    told = chosen(given)
+    parameters = (
+        validated(told, work.config) if config is None else read_yaml_config(config, work.config, **told)
+    )
+    fields = {work.inputs: inputs, "out": out, work.parameters: parameters, "options": options}
+    return validated(fields, BatchRequest)
 
 
 def _when(cron: str | None, timezone: str | None, watch: bool, settle: float | None) -> Cron | Watch:
@@ -424,13 +419,6 @@ def _timed(cron: str, timezone: str | None, settle: float | None) -> Cron:
     if settle is not None:
         raise UsageError(f"--settle {settle:g} is for --watch, not for --cron")
     return Cron(cron=" ".join(cron.split()), timezone=timezone or local_timezone())
-
-
-def _merged(config: Path | None, given: AnalyzeConfig) -> AnalyzeConfig:
-    """The file's parameters, with those given on the command line in their place."""
-    if config is None:
-        return given
-    return read_yaml_config(config, AnalyzeConfig, **chosen(given))
 
 
 def _tell(home: Path, schedule: Schedule) -> bool:

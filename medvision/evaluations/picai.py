@@ -70,7 +70,7 @@ def evaluate(
     """Score a folder of detection maps against label maps.
 
     Args:
-        predictions: folder of CASE_detection_map with the suffix .nii.gz, .nii or .npy.
+        predictions: folder of CASE_detection_map with one of `SUFFIXES`.
         reference: folder of CASE_label, or CASE, likewise; the same folder if not given.
         min_overlap: least overlap of a candidate with a lesion that it finds.
         overlap: intersection over union, or Dice coefficient.
@@ -212,7 +212,7 @@ EVALUATIONS.register("picai")(
         title="PI-CAI: lesions in detection maps",
         paper="Saha et al., Lancet Oncology 2024;25(7):879-887",
         data="PI-CAI (CC BY-NC 4.0), prostate MRI",
-        predictions="folder of CASE_detection_map (.nii.gz, .nii, .npy)",
+        predictions="folder of CASE_detection_map (.nii.gz, .nii, .mha, .mhd, .nrrd, .npy)",
         reference="folder of CASE_label likewise",
         published=(),
         evaluate=evaluate,

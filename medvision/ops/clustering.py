@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.core.errors import UsageError
-from medvision.core.labels import Labels
+from medvision.core.labels import Labels, as_labels
 from medvision.ops.colours import Background, Planes, colours, in_order, lightness
 from medvision.ops.graph_cut import graph_cut
 from medvision.ops.potts import Floats, potts_grid
@@ -142,7 +142,7 @@ def cut_by_colour(
         if len(classes) < 2:
             break
         costs = np.stack([_gaussian_costs(features, labels == k) for k in classes], axis=-1)
-        found = classes[graph_cut(costs, grid)].astype(labels.dtype)
+        found = as_labels(classes[graph_cut(costs, grid)].astype(np.int64))
         if np.array_equal(found, labels):
             break
         labels = found

@@ -41,7 +41,8 @@ def colours(image: npt.NDArray[Any]) -> Planes:
     if image.dtype == np.uint8:
         return values * np.float32(100 / 255)
     low, high = values.min(), values.max()
-    return (values - low) * np.float32(100 / (high - low) if high > low else 0)
+    stretched: Planes = (values - low) * np.float32(100 / (high - low) if high > low else 0)
+    return stretched
 
 
 def lightness(image: npt.NDArray[Any], smooth: float = 0.0) -> Planes:

@@ -52,7 +52,7 @@ def grab_cut(
             raise UsageError(f"GrabCut needs {_COMPONENTS} pixels of likely {name} to start from")
     cv2.setRNGSeed(0)  # the mixtures start from a random k-means
     background, foreground = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(bgr, mask, None, background, foreground, iterations, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(bgr, mask, (0, 0, 0, 0), background, foreground, iterations, cv2.GC_INIT_WITH_MASK)
     return (mask & 1).astype(np.uint8)  # certain and probable foreground are the odd values
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from medvision.core.errors import MedvisionError
 from medvision.pipelines.benchmark_figures import Figure
 
-_ANALYZE = """
+_COMMAND = """
 import json, sys, time
 from contextlib import contextmanager
 cores = json.loads(sys.argv[1])
@@ -36,16 +36,17 @@ class Noted:
 def progress():
     yield Noted()
 console.slide_progress = progress
-status = run(["analyze", *sys.argv[2:]])
+status = run(sys.argv[2:])
 ended, peak = time.time(), kilobytes("VmHWM") * 1024 / 1e6
 print("\\n" + json.dumps([status, first, ended, time.process_time(), peak, resident]))
 """
-"""`medvision analyze` with a progress bar that notes when windows are done and what memory is held at each slide."""
+"""A command, such as `analyze`, with a progress bar that notes when windows are done and what memory is held at each
+slide or scan."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A run of `medvision analyze`: seconds since its start, megabytes (10^6 bytes).
+    """A run of a command over slides or scans: seconds since its start, megabytes (10^6 bytes).
 
     `first_window` is when the first windows were done, imports included; `processor` the time of all its threads;
     `resident_mb` the memory held as each slide began.
@@ -62,14 +63,20 @@ class Analysis:
 def start_analysis(
     slides: Sequence[Path], out: Path, device: str, options: Sequence[str] = (), cores: Sequence[int] = ()
 ) -> Callable[[], Analysis]:
-    """Start analysing slides, on `cores` alone where any are named; call what is returned to wait for the end.
+    """Start `medvision analyze`, on `cores` alone where any are named; see `start_command`."""
+    return start_command(
+        ["analyze", *map(str, slides), "--out", str(out), "--device", device, *options], cores
+    )
+
+
+def start_command(arguments: Sequence[str], cores: Sequence[int] = ()) -> Callable[[], Analysis]:
+    """Start a command over slides or scans; call what is returned to wait for the end.
 
     Waiting raises `MedvisionError` if the command failed.
     """
-    arguments = [*map(str, slides), "--out", str(out), "--device", device, *options]
     started = time.time()
     process = subprocess.Popen(
-        [sys.executable, "-c", _ANALYZE, json.dumps(list(cores)), *arguments],
+        [sys.executable, "-c", _COMMAND, json.dumps(list(cores)), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,11 +87,11 @@ def start_analysis(
         lines = said.splitlines()
         if process.returncode or not lines or not lines[-1].startswith("[0, ["):
             raise MedvisionError(
-                f"medvision analyze failed in the benchmark: {(problem or said).strip()[-500:]}"
+                f"medvision {arguments[0]} failed in the benchmark: {(problem or said).strip()[-500:]}"
             )
         _, first, ended, processor, peak, resident = json.loads(lines[-1])
         if not first:
-            raise MedvisionError(f"no window was found on {', '.join(slide.name for slide in slides)}")
+            raise MedvisionError(f"medvision {arguments[0]} found no window in what it was given")
         return Analysis(started, first[0] - started, ended - started, processor, peak, tuple(resident))
 
     return wait

@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from medvision.pipelines.config import Count, Positive, Scalar
 from medvision.store.records import Record
 
-Turns = Literal[1, 4, 8, 16]
+
+def _number(given: object) -> object:
+    """The number that a word of the command line is: of a literal, pydantic takes no text for a number."""
+    return int(given) if isinstance(given, str) and given.isdecimal() else given
+
+
+Turns = Annotated[Literal[1, 4, 8, 16], BeforeValidator(_number)]
 
 
 def _says(words: str) -> object:
@@ -42,6 +48,16 @@ class NoduleOptions(Record):
         tuple[Positive, Positive, Positive] | None,
         _says("Spacing of planes, rows and columns in mm, in place of what the file states."),
     ] = None
+    dicom_sr: Annotated[
+        bool,
+        _says(
+            "Write the findings in a DICOM series as a structured report of its study, too: it names the patient as "
+            "the series does. Needs highdicom."
+        ),
+    ] = True
+    checkpoint_seconds: Annotated[
+        Positive, _says("Seconds between two saves of a scan's progress: as much is lost by a crash.")
+    ] = 20.0
 
 
 class NoduleConfig(NoduleOptions):
@@ -62,7 +78,8 @@ class NoduleConfig(NoduleOptions):
 
     def findings_fields(self) -> dict[str, Scalar]:
         """The parameters that change a result. What the models' files hold is known by their digests, beside these."""
-        fields = self.model_dump(exclude={"detector", "reduction", "device", "batch_size", "volume_spacing"})
+        files, how = {"detector", "reduction"}, {"device", "batch_size", "checkpoint_seconds", "dicom_sr"}
+        fields = self.model_dump(exclude={"volume_spacing", *files, *how})
         spacing = self.volume_spacing
         fields["volume_spacing"] = None if spacing is None else " ".join(f"{side:g}" for side in spacing)
         return fields

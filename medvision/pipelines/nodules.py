@@ -15,16 +15,13 @@ import numpy as np
 
 from medvision.core.digest import digest_json
 from medvision.core.errors import UnreadableSourceError
-from medvision.engine.engine import EngineSettings, PatchEngine
-from medvision.models.nodules.contract import DetectorContract
-from medvision.models.nodules.run import Detection, Lungs, detect_candidates, lungs_in, read_coarse, rescore
+from medvision.engine.engine import EngineSettings, PatchEngine, RunStats
+from medvision.models.nodules.run import detect_candidates, lungs_in, read_coarse, rescore
 from medvision.ops.candidates import Candidates
-from medvision.pipelines.configured_nodules import ReadyNet, ReadyNodules, ready_nodules
+from medvision.pipelines.configured_nodules import ReadyNodules, ready_nodules
 from medvision.pipelines.device import compute
 from medvision.pipelines.nodule_config import NoduleConfig
 from medvision.pipelines.nodule_findings import (
-    Floats,
-    Sides,
     describe_finding,
     scan_checks,
     tell_sides,
@@ -32,20 +29,22 @@ from medvision.pipelines.nodule_findings import (
     write_findings,
     write_projections,
 )
+from medvision.pipelines.nodule_record import FoundInScan, describe_net, describe_scan, limits_of
 from medvision.pipelines.slide_result import failed_outcome
 from medvision.report.build import RESULT, RUN
+from medvision.report.dicom_sr import FINDINGS_SR, NOT_INSTALLED, can_write_sr, write_sr
 from medvision.report.render import HTML, write_report
-from medvision.sources.base import Values, VolumeSource
+from medvision.sources.base import VolumeSource
+from medvision.sources.dicom_origin import SeriesOrigin, series_origin
 from medvision.sources.guarded import Limits
 from medvision.sources.spacing import require_spacing
 from medvision.sources.volume import open_volume
 from medvision.store.files import make_output, safe_name
-from medvision.store.image_records import FigureInfo
 from medvision.store.luna16_files import Points, series_name, write_candidates
 from medvision.store.names import claim_names
 from medvision.store.provenance import new_run_id, software_versions, utc_now
 from medvision.store.records import RunRecord, SlideOutcome, Status
-from medvision.store.scan_records import Finding, NoduleModelInfo, NoduleResult, ScanInfo
+from medvision.store.scan_records import Finding, NoduleResult
 from medvision.store.store import ResultSpec, ResultStore
 
 CANDIDATES = "candidates.csv"
@@ -71,20 +70,30 @@ def find_nodules(
     unless `config` has it searched all the same. With `limits`, the scan is read by a process of its own that may not
     exceed them.
 
-    A result of the same content, weights, configuration and code that verifies is kept ("unchanged"). What goes wrong
-    with the scan is the outcome's status and reason; what is wrong with the configuration raises.
+    A DICOM series that is read here, under its own name, gets a structured report besides, where `config` wants one.
+
+    A result of the same content, weights, configuration and code that verifies is kept ("unchanged"); one whose
+    windows were computed in part when an earlier run ended continues there ("resumed"). What goes wrong with the scan
+    is the outcome's status and reason; what is wrong with the configuration raises.
     """
     started, began = time.perf_counter(), utc_now()
     ready = check_nodule_config(config)
     make_output(out)
     name = safe_name(scan) if name is None else name
-    settings = EngineSettings(device=config.device, batch_size=config.batch_size, readers=2)
+    settings = EngineSettings(
+        device=config.device,
+        batch_size=config.batch_size,
+        readers=2,
+        checkpoint_seconds=config.checkpoint_seconds,
+    )
     engine = PatchEngine(settings, on_windows, stop)
     work: _Search | None = None
     try:
         with contextlib.closing(open_scan(scan, config, limits)) as source:
             shown = alias or called or scan.name
             work = _Search(source, shown, name, out, config, ready, engine, on_plan, started, began)
+            if alias is None:
+                work.look_for_origin()
             outcome = work.outcome(str(scan) if alias is None else alias)
             return outcome.model_copy(update={"called": alias or called or ""})
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with a scan is its outcome
@@ -140,19 +149,6 @@ def open_scan(path: Path, config: NoduleConfig, limits: Limits | None = None) ->
     return source
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """What the networks and measures say of a scan. `scores` are those of `candidates`, falling."""
-
-    coarse: Values
-    lungs: Lungs
-    sides: Sides
-    detection: Detection | None
-    candidates: Candidates
-    scores: Floats
-    unscored: int
-
-
 @dataclass(eq=False)
 class _Search:
     """One scan being searched."""
@@ -167,8 +163,24 @@ class _Search:
     on_plan: Callable[[str, int], None] | None
     started: float
     began: str
-    batch_size: int | None = None
-    rate: float | None = None
+    stats: RunStats | None = None
+    origin: SeriesOrigin | None = None
+    """Of a series whose findings become a structured report, too."""
+    warnings: tuple[str, ...] = ()
+
+    def look_for_origin(self) -> None:
+        """Find out whether a structured report is to be written, and can be."""
+        if not self.config.dicom_sr or self.config.volume_spacing is not None:
+            return  # at another spacing, places are not those of the series
+        try:
+            origin = series_origin(self.source)
+        except UnreadableSourceError as error:
+            self.warnings = (f"No DICOM structured report was written: {error}",)
+            return
+        if origin is not None and not can_write_sr():
+            self.warnings = (NOT_INSTALLED,)
+        else:
+            self.origin = origin
 
     @cached_property
     def spec(self) -> ResultSpec:
@@ -182,18 +194,25 @@ class _Search:
                 **self.config.findings_fields(),
                 "precision": [net.runner.precision for net in self.ready.nets],
                 "backend": [net.runner.backend for net in self.ready.nets],
+                # A folder without it is another one, and so is made again.
+                **({} if self.origin is None else {"dicom_sr": True}),
             },
         )
 
     def outcome(self, called: str) -> SlideOutcome:
         """Make or find the result, with its report, and say what became of the scan."""
-        entry = ResultStore(self.out).get_or_make(self.spec, self._make, name=self.name, of_run=(RUN, HTML))
+        store = ResultStore(self.out)
+        entry = store.get_or_make(
+            self.spec,
+            lambda folder: self._make(folder, store.scratch(self.spec, self.name)),
+            name=self.name,
+            of_run=(RUN, HTML, FINDINGS_SR),
+        )
         result = NoduleResult.model_validate_json((entry.folder / RESULT).read_bytes())
-        done: Status = "done" if entry.made else "unchanged"
         return SlideOutcome(
             slide=called,
             name=self.name,
-            status="QC rejected" if result.verdict == "QC rejected" else done,
+            status=self._status(result, entry.made),
             reason=result.reason,
             probability=result.probability,
             label=result.label,
@@ -202,45 +221,70 @@ class _Search:
             unread=result.unread,
             seconds=round(time.perf_counter() - self.started, 3),
             digests=self.spec.digests,
-            batch_size=self.batch_size if entry.made else None,
+            batch_size=None if self.stats is None else self.stats.batch_size,
             device=str(self.engine.device) if entry.made else "",
             set_aside=entry.set_aside,
         )
 
-    def _make(self, folder: Path) -> None:
+    def _status(self, result: NoduleResult, made: bool) -> Status:
+        if result.verdict == "QC rejected":
+            return "QC rejected"
+        if not made:
+            return "unchanged"
+        return "resumed" if self.stats is not None and self.stats.resumed else "done"
+
+    def _make(self, folder: Path, scratch: Path) -> None:
         """Compute everything and write it into `folder`, which the store then puts in place at once."""
-        found = compute(str(self.engine.device), self.engine.stop, self._search)
+        found = compute(str(self.engine.device), self.engine.stop, lambda: self._search(scratch))
         result = self._result(found, folder)
         (folder / RESULT).write_text(result.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (folder / RUN).write_text(self._run_record().model_dump_json(indent=2) + "\n", encoding="utf-8")
+        run_id = new_run_id()
+        if self.origin is not None and found.detection is not None:
+            try:
+                write_sr(folder / FINDINGS_SR, result, self.origin, run_id)
+            except (ValueError, TypeError, AttributeError) as error:
+                self.warnings = (f"No DICOM structured report was written: {error}",)
+        (folder / RUN).write_text(self._run_record(run_id).model_dump_json(indent=2) + "\n", encoding="utf-8")
         write_report(folder)
 
-    def _search(self) -> _Found:
+    def _search(self, scratch: Path) -> FoundInScan:
+        """Run the networks. Their progress is saved in `scratch`, which outlives a crash."""
         config, source = self.config, self.source
         coarse = read_coarse(source)
         lungs = lungs_in(coarse, config.margin_mm)
         sides = tell_sides(lungs)
         nobody = _none()
         if not lungs.found and not config.without_lungs:
-            return _Found(coarse, lungs, sides, None, nobody, np.empty(0), 0)
+            return FoundInScan(coarse, lungs, sides, None, nobody, np.empty(0), 0)
         detection = detect_candidates(
-            self.ready.detector.runner, source, self.engine, lungs=lungs, on_plan=self._planned
+            self.ready.detector.runner,
+            source,
+            self.engine,
+            checkpoint=scratch / "windows.npz",
+            lungs=lungs,
+            on_plan=self._planned,
         )
-        self.batch_size, self.rate = detection.stats.batch_size, detection.stats.windows_per_second
+        self.stats = detection.stats
         candidates = detection.candidates
         scores = candidates.scores
         if self.ready.reduction is not None:
-            scores = rescore(self.ready.reduction.runner, source, candidates.centres, self.engine)
+            scores = rescore(
+                self.ready.reduction.runner,
+                source,
+                candidates.centres,
+                self.engine,
+                checkpoint=scratch / "cubes.npz",
+            )
         order = np.lexsort((np.arange(len(scores)), -scores))  # NaN comes last
         order = order[np.isfinite(scores[order])][: config.candidates]
         unscored = int(np.isnan(scores).sum())
-        return _Found(coarse, lungs, sides, detection, candidates.take(order), scores[order], unscored)
+        return FoundInScan(coarse, lungs, sides, detection, candidates.take(order), scores[order], unscored)
 
     def _planned(self, windows: int) -> None:
         if self.on_plan is not None:
             self.on_plan(self.name, windows)
 
-    def _result(self, found: _Found, folder: Path) -> NoduleResult:
+    def _result(self, found: FoundInScan, folder: Path) -> NoduleResult:
         config, source = self.config, self.source
         assert source.frame is not None, "a scan with a spacing has a frame"
         series = series_name(Path(self.shown).name)  # with a folder before it, LUNA16's tables do not know it
@@ -253,7 +297,7 @@ class _Search:
         return NoduleResult(
             verdict="QC rejected" if rejected else "done",
             reason="no lungs were found, so that nothing was looked for" if rejected else "",
-            scan=self._info(series),
+            scan=describe_scan(source, self.shown, series),
             models=tuple(describe_net(net) for net in self.ready.nets),
             config=fields,
             config_digest=digest_json(fields),
@@ -266,11 +310,11 @@ class _Search:
             windows=0 if found.detection is None else found.detection.stats.windows,
             unread=0 if found.detection is None else found.detection.unread,
             qc=scan_checks(source, found.lungs, found.sides.info),
-            limits=_limits(found, findings, config),
+            limits=limits_of(found, findings, config),
             images=write_projections(found.coarse, folder),
         )
 
-    def _findings(self, found: _Found, folder: Path) -> tuple[Finding, ...]:
+    def _findings(self, found: FoundInScan, folder: Path) -> tuple[Finding, ...]:
         listed = [
             describe_finding(number, self.source, found.candidates, number - 1, float(score), found.sides)
             for number, score in enumerate(found.scores, start=1)
@@ -279,60 +323,21 @@ class _Search:
         pictured = self.config.pictured
         return tuple(with_crops(one, self.source, folder) if one.id <= pictured else one for one in listed)
 
-    def _info(self, series: str) -> ScanInfo:
-        source, spacing = self.source, require_spacing(self.source, "mm")
-        assert source.frame is not None, "a scan with a spacing has a frame"
-        planes, rows, columns = source.levels[0].shape
-        plane, row, column = spacing.values
-        return ScanInfo(
-            name=self.shown,
-            series=series,
-            digest=source.id,
-            reader=source.reader,
-            reader_reason=source.why,
-            vendor=source.vendor,
-            shape=(planes, rows, columns),
-            spacing_mm=(plane, row, column),
-            spacing_origin=spacing.origin,
-            axes=source.frame.letters,
-            oblique_degrees=round(source.frame.obliqueness, 2),
-            quantity=source.quantity,
-            metadata=dict(source.metadata),
-            notes=source.notes,
-        )
-
-    def _run_record(self) -> RunRecord:
-        runner = self.ready.detector.runner
+    def _run_record(self, run_id: str) -> RunRecord:
+        runner, stats = self.ready.detector.runner, self.stats
         return RunRecord(
-            run_id=new_run_id(),
+            run_id=run_id,
             started_utc=self.began,
             finished_utc=utc_now(),
             seconds=round(time.perf_counter() - self.started, 3),
             device=str(self.engine.device),
-            batch_size=self.batch_size or self.config.batch_size,
+            batch_size=self.config.batch_size if stats is None else stats.batch_size,
             precision=runner.precision,
             backend=runner.backend,
-            tiles_per_second=self.rate,
+            tiles_per_second=None if stats is None else stats.windows_per_second,
             command=nodules_command(self.config),
+            warnings=self.warnings,
         )
-
-
-def describe_net(net: ReadyNet) -> NoduleModelInfo:
-    """A network, as its contract says it."""
-    contract = net.model.contract
-    return NoduleModelInfo(
-        role="detector" if isinstance(contract, DetectorContract) else "reduction",
-        name=net.model.name,
-        version=contract.version,
-        digest=net.digest,
-        architecture=contract.architecture,
-        window=contract.window,
-        spacing_mm=contract.spacing_mm,
-        hu=contract.hu,
-        temperature=contract.temperature,
-        calibration=contract.calibration,
-        figures={name: FigureInfo(**one.model_dump()) for name, one in contract.figures.items()},
-    )
 
 
 def nodules_command(config: NoduleConfig) -> str:
@@ -353,37 +358,3 @@ def nodules_command(config: NoduleConfig) -> str:
 def _none() -> Candidates:
     empty = np.empty(0)
     return Candidates(np.empty((0, 3)), empty, empty, np.empty((0, 2, 3)), np.empty(0, np.int64))
-
-
-def _limits(found: _Found, findings: tuple[Finding, ...], config: NoduleConfig) -> tuple[str, ...]:
-    """Sentences on what the result does not cover."""
-    if found.detection is None:
-        return ("No network ran: the scan shows no lungs by the steps of the lung mask.",)
-    notes = [
-        "Only what the networks were trained to find is looked for; whatever else the scan shows is not reported.",
-        "Size bands are those of Lung-RADS 2022 for a solid nodule at a first screening. Whether a nodule is solid, "
-        "has grown or is benign is not judged, and no category is given.",
-    ]
-    if config.reduction is None:
-        notes.append("No reduction of false positives ran: scores are the detector's.")
-    if not found.lungs.found:
-        notes.append("No lungs were found, so the whole scan was searched, and sides are not told.")
-    elif found.sides.info.count != 2:
-        notes.append("The two lungs could not be told apart, so sides are not told.")
-    boxed = sum(one.size_from == "detector" for one in findings)
-    if boxed:
-        notes.append(
-            f"{boxed} of {len(findings)} findings could not be segmented, as happens at the chest wall and at vessels: "
-            "their diameter is that of the detector's box, which is coarser."
-        )
-    if found.detection.unread:
-        notes.append(f"{found.detection.unread} windows could not be decoded; nothing was looked for there.")
-    if found.unscored:
-        notes.append(
-            f"{found.unscored} candidates could not be judged, as their surroundings could not be decoded."
-        )
-    if len(findings) > config.pictured:
-        notes.append(f"The {config.pictured} most certain of {len(findings)} findings are pictured.")
-    if len(found.scores) == config.candidates:
-        notes.append(f"At most {config.candidates} candidates are kept; there may be more.")
-    return tuple(notes)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from medvision.report import format as text
 from medvision.report.build import OUTLINES, RESULT
+from medvision.report.dicom_sr import FINDINGS_SR
 from medvision.report.model import Tone
 from medvision.report.result import Result
 from medvision.report.thumbnails import Thumbnail, beside, embedded
@@ -23,6 +24,7 @@ _FILES = (
     ("GeoJSON", OUTLINES),
     ("GeoJSON", "findings.geojson"),
     ("GeoJSON", "segments.geojson"),
+    ("DICOM SR", FINDINGS_SR),
     ("CSV", "candidates.csv"),
     ("CSV", "parts.csv"),
     ("Mask", "mask.png"),

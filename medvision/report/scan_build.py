@@ -6,6 +6,7 @@ from pathlib import Path
 
 from medvision.report import format as text
 from medvision.report.build import RESULT, RUN, check_of, read_record
+from medvision.report.dicom_sr import FINDINGS_SR
 from medvision.report.model import (
     Check,
     Fact,
@@ -52,7 +53,7 @@ def build_scan_report(folder: Path) -> ScanReport:
         cards=cards,
         cards_note=_cards_note(result, len(cards)),
         measures=_measures(result),
-        measures_note=_measures_note(result),
+        measures_note=_measures_note(result, (folder / FINDINGS_SR).is_file()),
         table=_table(result),
         figures=_figures(result),
         checks=_checks(result),
@@ -189,13 +190,14 @@ def _measures(result: NoduleResult) -> tuple[Fact, ...]:
     )
 
 
-def _measures_note(result: NoduleResult) -> str:
+def _measures_note(result: NoduleResult, as_sr: bool) -> str:
     bands = (
         "Size bands are those of Lung-RADS 2022 for solid nodules at a first screening, as information. The diameter "
         "is the mean of long and short axis in the axial plane in which the finding is largest; where a finding could "
         "not be segmented, that of the detector’s box. "
     )
-    files = "candidates.csv holds every candidate in LUNA16’s format, findings.geojson the findings in millimetres."
+    files = "candidates.csv holds every candidate in LUNA16’s format, findings.geojson the findings in millimetres"
+    files += f", {FINDINGS_SR} the same as a DICOM structured report." if as_sr else "."
     return (bands if result.findings else "") + files
 
 

@@ -40,7 +40,7 @@ _UNEVEN = 0.02
 _TILT_DEGREES = 0.3
 """Largest angle between the stack and its normal that counts as rounding: half a pixel in 10 cm."""
 _TAGS = (
-    "SOPClassUID", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient",
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "ImagePositionPatient",
     "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "BitsStored", "BitsAllocated", "PixelRepresentation", "SamplesPerPixel",
     "Modality", "Manufacturer", "ManufacturerModelName", "ConvolutionKernel", "KVP",
@@ -65,6 +65,8 @@ class Slice:
     intercept: float
     stored: np.dtype[Any]
     bits: int
+    uid: str
+    """`SOPInstanceUID`; empty where the file has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +208,7 @@ def _slice(path: Path, header: Any) -> Slice:
         raise UnreadableSourceError(f"{path.name}: damaged DICOM header: {reason_of(error)}") from error
     return Slice(
         path, tuple(position), tuple(across.tolist()), tuple(down.tolist()), (spacing[0], spacing[1]), shape,
-        scale[0], scale[1], stored, bits,
+        scale[0], scale[1], stored, bits, str(header.get("SOPInstanceUID") or ""),
     )  # fmt: skip
 
 

@@ -74,6 +74,7 @@ class SliceVoxels:
     less."""
 
     def __init__(self, series: Series) -> None:
+        self.series = series
         self._slices = series.slices
         self._is_ct = series.kind == "CT"
         self.shape = (len(series.slices), *series.slices[0].shape)

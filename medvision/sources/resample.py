@@ -122,14 +122,27 @@ class Reading:
         """`read` of boxes of one shape into `out[0]`, `out[1]`, ...; for each, what it would raise, or None."""
         if self.own and hasattr(self.source, "read_many"):
             return cast("ManySource", self.source).read_many(out, boxes, self.level, self.own)
-        errors: list[WindowUnreadableError | None] = []
-        for box, pixels in zip(boxes, out, strict=True):
-            try:
-                self.read(box, pixels)
-                errors.append(None)
-            except WindowUnreadableError as error:
-                errors.append(error)
+        errors: list[WindowUnreadableError | None] = [None] * len(boxes)
+        for stack in _stacks(boxes):
+            if len(stack) > 1 and self._read_stack([boxes[k] for k in stack], [out[k] for k in stack]):
+                continue
+            for k in stack:
+                try:
+                    self.read(boxes[k], out[k])
+                except WindowUnreadableError as error:
+                    errors[k] = error
         return errors
+
+    def _read_stack(self, boxes: Sequence[Box], out: Sequence[Values]) -> bool:
+        """Read windows that share planes at once, each plane one time; False where any part cannot be decoded."""
+        first, last = boxes[0], boxes[-1]
+        try:
+            planes = self.read(Box(first.start, last.stop))
+        except WindowUnreadableError:
+            return False
+        for box, pixels in zip(boxes, out, strict=True):
+            pixels[...] = planes[box.start[0] - first.start[0] : box.stop[0] - first.start[0]]
+        return True
 
     def fetch_ahead(self, box: Box) -> None:
         """Have what `read` will need of `box` fetched meanwhile, where the reader can. See `AheadSource`."""
@@ -138,6 +151,25 @@ class Reading:
             start = tuple(math.floor(n * f) for n, f in zip(box.start, self.factors, strict=True))
             stop = tuple(math.ceil(n * f) for n, f in zip(box.stop, self.factors, strict=True))
             ahead(Box(start, stop), self.level)
+
+
+def _stacks(boxes: Sequence[Box]) -> Iterator[list[int]]:
+    """Indices of boxes of one shape in groups whose planes are to be read together, in the order of the planes.
+
+    Those of a group lie above each other in a volume, and each shares at least half of its planes with the one before.
+    """
+    columns: dict[tuple[int, ...], list[int]] = {}
+    for k, box in enumerate(boxes):
+        columns.setdefault(box.start[1:] if len(box.start) == 3 else (k,), []).append(k)
+    for column in columns.values():
+        column.sort(key=lambda k: boxes[k].start[0])
+        stack = column[:1]
+        for k in column[1:]:
+            if 2 * (boxes[k].start[0] - boxes[stack[-1]].start[0]) > boxes[k].shape[0]:
+                yield stack
+                stack = []
+            stack.append(k)
+        yield stack
 
 
 def _own_means(source: Source, level: int, factors: tuple[float, float], wholes: tuple[int, int]) -> int:

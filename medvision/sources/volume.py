@@ -105,7 +105,8 @@ class Volume(Placed):
 
     def __init__(self, path: Path, stored: StoredVolume) -> None:
         self.path = path
-        self._voxels = stored.voxels
+        self.voxels = stored.voxels
+        """As the file has them, in its own order."""
         self._order, self._flips = stored.frame.upright()
         turned = stored.frame.rearranged(stored.voxels.shape, self._order, self._flips)
         shape = tuple(stored.voxels.shape[axis] for axis in self._order)
@@ -123,7 +124,7 @@ class Volume(Placed):
     @property
     def id(self) -> str:
         """SHA-256 of the content of all files."""
-        return self._voxels.digest()
+        return self.voxels.digest()
 
     def read(self, box: Box, level: int = 0) -> Values:
         """See `Source.read`."""
@@ -150,7 +151,7 @@ class Volume(Placed):
 
     def close(self) -> None:
         """Release the files. Twice is allowed."""
-        self._voxels.close()
+        self.voxels.close()
 
     def _upright(self, box: Box) -> Values:
         # In the file's order: where each axis of the result comes from, and from which end it counts.
@@ -158,7 +159,7 @@ class Volume(Placed):
         for k, axis in enumerate(self._order):
             a, b, n = box.start[k], box.stop[k], self.levels[0].shape[k]
             start[axis], stop[axis] = (n - b, n - a) if self._flips[k] else (a, b)
-        stored = self._voxels.read(Box(tuple(start), tuple(stop)))
+        stored = self.voxels.read(Box(tuple(start), tuple(stop)))
         return np.flip(stored.transpose(self._order), tuple(k for k, flip in enumerate(self._flips) if flip))
 
 

@@ -111,7 +111,7 @@ def write_dicom_series(
     paths = []
     step = np.multiply(frame.directions[0], frame.spacing[0])
     for number, plane in enumerate(voxels):
-        uid = _uid(f"{series_uid} image {number}")
+        uid = uid_of(f"{series_uid} image {number}")
         position = np.asarray(frame.origin) + number * step
         own = {
             "SOPInstanceUID": uid,
@@ -143,21 +143,21 @@ def _shared_attributes(voxels: Voxels, frame: WorldFrame, series_uid: str) -> di
         "StudyDescription": "Synthetic chest CT",
         "SeriesDescription": "Synthetic",
         "PatientName": "Synthetic^Chest",
-        "PatientID": _uid(f"{series_uid} patient")[-12:],
+        "PatientID": uid_of(f"{series_uid} patient")[-12:],
         "PatientBirthDate": "",
         "PatientSex": "",
         "BodyPartExamined": "CHEST",
         "PatientPosition": "HFS",
         "SliceThickness": _decimal(frame.spacing[0]),
         "KVP": "120",
-        "StudyInstanceUID": _uid(f"{series_uid} study"),
+        "StudyInstanceUID": uid_of(f"{series_uid} study"),
         "SeriesInstanceUID": series_uid,
         "StudyID": "1",
         "SeriesNumber": 1,
         "AcquisitionNumber": 1,
         # Directions of growing columns, then rows.
         "ImageOrientationPatient": [_decimal(v) for axis in (2, 1) for v in frame.directions[axis]],
-        "FrameOfReferenceUID": _uid(f"{series_uid} frame"),
+        "FrameOfReferenceUID": uid_of(f"{series_uid} frame"),
         "PositionReferenceIndicator": "",
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
@@ -196,7 +196,8 @@ def _write_dicom(path: Path, attributes: dict[str, Any]) -> None:
         dataset.save_as(temporary, enforce_file_format=True)
 
 
-def _uid(text: str) -> str:
+def uid_of(text: str) -> str:
+    """A DICOM UID that is always the same for the same text (root 2.25, as UUIDs have)."""
     return f"2.25.{int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], 'big')}"
 
 

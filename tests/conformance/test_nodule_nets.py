@@ -27,6 +27,7 @@ from medvision.models.nodules import (
     write_nodule_model,
 )
 from medvision.models.nodules.detector import TemperedBoxes
+from medvision.models.nodules.faster_rcnn_vgg import DeconvolvedVgg
 from medvision.models.nodules.model import Contract
 from medvision.models.nodules.reduction import CentreCrop
 from medvision.models.turns import CUBE_TURNS, turn_cube, with_turns
@@ -157,9 +158,25 @@ def test_a_detector_of_slices_wants_three_slices_of_some_size() -> None:
             net(torch.rand(shape))
 
 
+def test_a_lateral_connection_adds_what_is_seen_before_the_third_pool() -> None:
+    torch.manual_seed(0)
+    with_it, without = DeconvolvedVgg(0.125, False, lateral=True).eval(), DeconvolvedVgg(0.125, False).eval()
+    missing = without.load_state_dict(with_it.state_dict(), strict=False)
+    assert missing.missing_keys == [] and all(key.startswith("lateral.") for key in missing.unexpected_keys)
+    windows = torch.rand((2, 3, 32, 48))
+    assert with_it.lateral is not None
+    with torch.inference_mode():
+        maps = with_it(windows)
+        fine = with_it.features[:16](windows)
+        assert fine.shape[2:] == maps.shape[2:] == (8, 12)
+        deep = with_it.deconvolution(with_it.features(windows))
+        torch.testing.assert_close(maps, torch.relu(deep + with_it.lateral(fine)))
+        torch.testing.assert_close(without(windows), torch.relu(deep))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "rate", "steps"), [("faster-rcnn-vgg-slim", 3e-3, 40), ("retinanet3d-slim", 3e-3, 40)]
+    ("name", "rate", "steps"), [("faster-rcnn-vgg-slim", 3e-3, 80), ("retinanet3d-slim", 3e-3, 40)]
 )
 def test_a_detector_learns_two_balls(name: str, rate: float, steps: int) -> None:
     torch.manual_seed(0)
@@ -261,7 +278,9 @@ def test_weights_come_back_as_they_were_written(name: str, tmp_path: Path) -> No
     said = contract(name, temperature=2.0)
     write_nodule_model(path, network(name), said)
     model = read_nodule_model(path, said.kind)
-    assert model.contract == said
+    assert model.contract == said and model.name == tmp_path.name, (
+        "the folder's, as trainings name all files alike"
+    )
     assert model.digest == NoduleModel("any", network(name), said).digest
     assert model.digest != NoduleModel("any", network(name), contract(name)).digest
     with torch.inference_mode():

@@ -32,6 +32,9 @@ class DetectorOptions(BaseModel):
         int, Field(ge=1, description="Length of the dense layers after pooling; faster-rcnn.")
     ] = 4096
     norm: Annotated[bool, Field(description="Batch normalisation in the trunk; vgg.")] = False
+    lateral: Annotated[
+        bool, Field(description="Adds the map of conv3_3 to the deconvolved one, as a pyramid does; vgg.")
+    ] = False
     anchors_px: Annotated[
         tuple[int, int, int, int, int, int], Field(description="Sides of the square anchors; faster-rcnn.")
     ] = (4, 6, 10, 16, 22, 32)

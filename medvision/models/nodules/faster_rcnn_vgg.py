@@ -20,20 +20,25 @@ from medvision.models.nodules.slices import SLICES, SliceDetector, faster_rcnn
 
 STRIDE_PX = 16
 """Of VGG-16 at conv5_3, after four pools."""
+_CONV3_3 = 8
+"""Its place in torchvision's list of the layers."""
 
 
 class DeconvolvedVgg(nn.Module):
     """Maps `(n, out_channels, rows / 4, columns / 4)` of windows whose sides are multiples of 16.
 
     `features` has the names and, at width 1, the shapes of torchvision's `vgg16().features` (`vgg16_bn()` with `norm`).
+    With `lateral` the map of conv3_3 is added to the deconvolved one through a convolution of kernel 1, as in feature
+    pyramids (Lin et al., CVPR 2017): a nodule of 4 pixels need then not be told through cells of 16.
     """
 
-    def __init__(self, width: float, norm: bool) -> None:
+    def __init__(self, width: float, norm: bool, lateral: bool = False) -> None:
         super().__init__()
         layers = [entry if entry == "M" else max(1, round(width * int(entry))) for entry in cfgs["D"]]
         self.features = make_layers(layers[:-1], batch_norm=norm)  # without the pool after conv5_3
         self.out_channels = int(layers[-2])
         self.deconvolution = nn.ConvTranspose2d(self.out_channels, self.out_channels, 4, stride=4)
+        self.lateral = nn.Conv2d(int(layers[_CONV3_3]), self.out_channels, 1) if lateral else None
         for part in self.modules():
             if isinstance(part, (nn.Conv2d, nn.ConvTranspose2d)):
                 # Without it thirteen layers let hardly anything through. As a deconvolution's kernel is as wide as its
@@ -45,13 +50,20 @@ class DeconvolvedVgg(nn.Module):
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """One map."""
-        return torch.relu(self.deconvolution(self.features(windows)))
+        fine = self.features[: self._third_pool](windows)
+        deep = self.deconvolution(self.features[self._third_pool :](fine))
+        return torch.relu(deep if self.lateral is None else deep + self.lateral(fine))
+
+    @property
+    def _third_pool(self) -> int:
+        """Its place among the layers. What goes into it has a cell for every 4 pixels, as what is given back."""
+        return [k for k, layer in enumerate(self.features) if isinstance(layer, nn.MaxPool2d)][2]
 
 
 def build(contract: DetectorContract) -> SliceDetector:
     """The network of a contract."""
     options = contract.options
-    trunk = DeconvolvedVgg(options.width, options.norm)
+    trunk = DeconvolvedVgg(options.width, options.norm, options.lateral)
     return SliceDetector(faster_rcnn(trunk, (options.anchors_px,), ["0"], options), STRIDE_PX)
 
 
@@ -73,11 +85,11 @@ register_detector(
         architecture="faster-rcnn-vgg-slim",
         spacing_mm=(1.25, 1.0, 1.0),
         window=(SLICES, 384, 384),
-        options=DetectorOptions(width=0.25, hidden=256, norm=True),
+        options=DetectorOptions(width=0.25, hidden=256, norm=True, lateral=True),
     ),
     build,
     f"{__name__}:DeconvolvedVgg",
     _FAMILY,
-    f"{_PAPER}; a quarter as wide",
-    parameters=3_010_872,
+    f"{_PAPER}; a quarter as wide, with a lateral connection",
+    parameters=3_019_192,
 )

@@ -136,7 +136,9 @@ def read_nodule_model(path: Path, kind: Kind | None = None) -> NoduleModel:
     except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from error
     apply_weights(net, state, path)
-    return NoduleModel(path.stem, net.eval(), contract)
+    # Trainings call theirs model.safetensors: their folder tells them apart.
+    name = path.resolve().parent.name if path.stem == "model" else path.stem
+    return NoduleModel(name, net.eval(), contract)
 
 
 def _first(error: ValidationError) -> str:

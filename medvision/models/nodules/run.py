@@ -180,6 +180,7 @@ def rescore(
     centres: Floats,
     engine: PatchEngine,
     turns: int = 1,
+    checkpoint: Path | None = None,
 ) -> Floats:
     """Probability `(n,)` that each candidate is a nodule; NaN where its cube could not be read.
 
@@ -189,6 +190,7 @@ def rescore(
         centres: `(n, 3)` of the candidates, in voxels of the source.
         engine: runs it.
         turns: orientations of each cube over which probabilities are averaged: 1, 4, 8 or 16.
+        checkpoint: file of the engine's progress, as in `PatchEngine.run`.
 
     Raises:
         UsageError: if the model gives no probabilities of cubes, or for another number of turns.
@@ -208,7 +210,7 @@ def rescore(
     ratio = np.array(require_spacing(source, "mm").values) / np.array(plain.spacing.values)
     extent = extent_at(source, plain.spacing)
     plan = around(source.id, extent, places * ratio, plain.window, plain.spacing)
-    table, _ = engine.run(source, plan, model, TableSink(plan, plain.columns))
+    table, _ = engine.run(source, plan, model, TableSink(plan, plain.columns), checkpoint)
     return np.asarray(table.columns[plain.positive or plain.classes[-1]], np.float64)
 
 

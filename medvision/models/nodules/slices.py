@@ -21,6 +21,9 @@ from medvision.models.nodules.detector import Boxes, Losses, NoduleDetector, Tar
 SLICES = 3
 POOLED = 7
 """Side of the maps that regions are pooled to."""
+SAMPLED = 32
+"""Anchors of a window that one step learns from, and twice the proposals. A window holds a nodule or two, and few match
+them: among torchvision's 256 and 512 they would hardly count."""
 SMALLEST_PX = 64
 """Below it the padding to whole cells would be so much of a window that torchvision mistakes the scale of its maps."""
 
@@ -74,16 +77,20 @@ def faster_rcnn(
     return FasterRCNN(
         trunk,
         rpn_anchor_generator=AnchorGenerator(anchors_px, ((1.0,),) * len(anchors_px)),
-        rpn_pre_nms_top_n_train=2000,
-        rpn_pre_nms_top_n_test=1000,
+        # At most torchvision's numbers: the time that suppression takes grows with the square of them.
+        rpn_pre_nms_top_n_train=min(2000, 10 * options.proposals),
+        rpn_pre_nms_top_n_test=min(1000, 10 * options.proposals),
         rpn_post_nms_top_n_train=2 * options.proposals,
         rpn_post_nms_top_n_test=options.proposals,
         # Squares that grow by half overlap by less than torchvision's 0.7, even about one centre.
         rpn_fg_iou_thresh=0.5,
         rpn_bg_iou_thresh=0.3,
-        box_roi_pool=MultiScaleRoIAlign(maps, POOLED, sampling_ratio=2),
+        # 0 takes as many samples as a bin has cells: one, as most nodules have fewer cells than bins.
+        box_roi_pool=MultiScaleRoIAlign(maps, POOLED, sampling_ratio=0),
         box_head=TwoMLPHead(channels * POOLED**2, options.hidden),
         box_predictor=FastRCNNPredictor(options.hidden, 2),
+        rpn_batch_size_per_image=SAMPLED,
+        box_batch_size_per_image=SAMPLED // 2,
         box_score_thresh=options.score_threshold,
         box_nms_thresh=options.nms_iou,
         box_detections_per_img=options.most,

@@ -130,7 +130,8 @@ def all_pairs_filter(features: torch.Tensor) -> Message:
 
     def weigh(values: torch.Tensor) -> torch.Tensor:
         parts = []
-        for part in features.split(rows):
+        for start in range(0, len(features), rows):
+            part = features[start : start + rows]
             distance = torch.cdist(part, features, compute_mode="donot_use_mm_for_euclid_dist")
             parts.append(torch.exp(distance.square() / -2) @ values)
         return torch.cat(parts)

@@ -84,14 +84,18 @@ class PermutohedralLattice:
             for rows, weights in self._axes if turn % 2 == 0 else reversed(self._axes):
                 held = embedding_bag(rows, held, mode="sum", per_sample_weights=weights)
         sums = embedding_bag(self._corners, held, mode="sum", per_sample_weights=self._weights)
-        return sums * self._scale
+        weighed: torch.Tensor = sums * self._scale
+        return weighed
 
     def own_weights(self) -> torch.Tensor:
         """Weights `(points,)` that the filter gives to a point's own value; 1 in the exact filter."""
         d = self.dimensions
         spread = [_spread(distance, d) for distance in range(d + 1)]
         table = torch.tensor([[spread[abs(r - s)] for s in range(d + 1)] for r in range(d + 1)])
-        return ((self._weights @ table.to(self._weights)) * self._weights).sum(dim=1) * self._scale
+        own: torch.Tensor = ((self._weights @ table.to(self._weights)) * self._weights).sum(
+            dim=1
+        ) * self._scale
+        return own
 
 
 def _variance() -> float:
@@ -180,6 +184,6 @@ def _spread(steps: int, d: int) -> float:
     """
     taps = {k: math.comb(2 * _PASSES, _PASSES + k) / 4**_PASSES for k in range(-_PASSES, _PASSES + 1)}
     shifts = range(-_PASSES - 1, _PASSES + 1)
-    return sum(
+    return math.fsum(
         taps.get(shift + 1, 0.0) ** steps * taps.get(shift, 0.0) ** (d + 1 - steps) for shift in shifts
     )

@@ -207,7 +207,7 @@ def test_a_piece_or_disc_that_does_not_fit_is_refused(
 
 
 def test_what_is_unknown_is_refused_before_anything_is_measured() -> None:
-    with pytest.raises(UsageError, match=r"called writing; known: reading, engine, network, dense"):
+    with pytest.raises(UsageError, match=r"called writing; known: reading, engine, network, dense, nodules"):
         run_benchmark(only=("writing",))
     assert run(["benchmark", "--growth", "--only", "dense"]) == 2
     assert run(["benchmark", "--quick", "--against", "absent.json"]) == 2

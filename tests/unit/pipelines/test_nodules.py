@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from scipy import ndimage
@@ -319,10 +322,209 @@ def test_the_command_says_what_was_found_and_keeps_a_ledger(
 
 def test_no_scan_and_no_model_end_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     absent = tmp_path / "absent.safetensors"
-    assert medvision(["nodules", "scan.mhd", "--detector", str(absent), "--out", str(tmp_path / "o")]) != 0
+    words = ["nodules", "scan.mhd", "--detector", str(absent), "--out", str(tmp_path / "o")]
+    assert medvision([*words, "--turns", "5"]) != 0
+    assert "--turns 5" in capsys.readouterr().err
+    assert medvision([*words, "--turns", "4"]) != 0
     assert "no such weights file" in capsys.readouterr().err
     assert not (tmp_path / "o").exists()
     assert usual_contract("nodule-cnn3d-slim").kind == "nodule-fpr"
+
+
+@pytest.mark.parametrize("killed", ["among the windows", "among the cubes"])
+def test_a_search_that_was_killed_goes_on_where_it_was(
+    models: dict[str, Path],
+    scan: Path,
+    tmp_path: Path,
+    results: Callable[[Path], dict[str, bytes]],
+    killed: str,
+) -> None:
+    config = config_of(models, batch_size=1, checkpoint_seconds=1e-6)
+    planned: list[int] = []
+    done = 0
+
+    def on_windows(count: int) -> None:
+        nonlocal done
+        done += count
+        at = planned[0] // 2 if killed == "among the windows" else planned[0] + 1
+        if count and done == at:  # what lies on the disk now is what a killed process would leave
+            shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+
+    def on_plan(_name: str, windows: int) -> None:
+        planned.append(windows)
+
+    whole = find_nodules(scan, tmp_path / "whole", config, on_plan=on_plan, on_windows=on_windows)
+    assert whole.status == "done" and planned[0] >= 4, whole.reason
+    assert not list((tmp_path / "whole" / ".medvision" / "scratch").iterdir())
+
+    again: list[int] = []
+    outcome = find_nodules(scan, tmp_path / "killed", config, on_windows=again.append)
+    assert outcome.status == "resumed" and outcome.ok, outcome.reason
+    assert again[0] == (planned[0] // 2 if killed == "among the windows" else planned[0])
+    assert killed != "among the cubes" or again[1] == 1, "one cube was judged before"
+    assert sum(again) == done
+    assert results(tmp_path / "killed") == results(tmp_path / "whole")
+    assert not list((tmp_path / "killed" / ".medvision" / "scratch").iterdir())
+
+
+def test_progress_of_other_weights_is_not_gone_on_with(
+    models: dict[str, Path], scan: Path, tmp_path: Path
+) -> None:
+    def stop(count: int) -> None:
+        if count:
+            raise KeyboardInterrupt
+
+    out, config = tmp_path / "out", config_of(models, batch_size=1)
+    with pytest.raises(KeyboardInterrupt):
+        find_nodules(scan, out, config, on_windows=stop)
+    (saved,) = (out / ".medvision" / "scratch").glob("*/windows.npz")
+    assert saved.stat().st_size
+    assert find_nodules(scan, out, config_of(models, batch_size=2)).status == "done", "other batches"
+    with pytest.raises(KeyboardInterrupt):
+        find_nodules(scan, tmp_path / "other", config, on_windows=stop)
+    assert (
+        find_nodules(scan, tmp_path / "other", config_of(models, batch_size=1, threshold=0.6)).status
+        == "done"
+    )
+    assert not list((tmp_path / "other" / ".medvision" / "scratch").iterdir())
+
+
+def series_of(tmp_path: Path, voxels: np.ndarray, frame: WorldFrame = FRAME, **study: str) -> Path:
+    """A DICOM series of a patient, in files whose names say nothing of their order."""
+    folder = tmp_path / "series"
+    told = {
+        "PatientName": "Müller^Jörg",
+        "PatientID": "4711",
+        "PatientSex": "O",
+        "AccessionNumber": "A1",
+        **study,
+    }
+    for path in write_dicom_series(folder, voxels, frame, "1.2.840.5"):
+        dataset = pydicom.dcmread(path)
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+        for name, value in told.items():
+            setattr(dataset, name, value)
+        dataset.save_as(path)
+    return folder
+
+
+def test_a_structured_report_holds_the_findings_in_the_study_of_the_series(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    """Read back by highdicom: whose it is, what it refers to, places by its own mapping of images to the patient."""
+    hd = pytest.importorskip("highdicom.sr", reason="highdicom is not installed", exc_type=ImportError)
+    from highdicom.spatial import ImageToReferenceTransformer
+
+    series = series_of(tmp_path, phantom())
+    out = tmp_path / "out"
+    outcome = find_nodules(series, out, config_of(models))
+    assert outcome.status == "done", outcome.reason
+    result = result_of(out / "series")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of highdicom, about what its reader does not know
+        report = hd.srread(out / "series" / "findings.dcm")
+    images = {str(one.SOPInstanceUID): one for one in map(pydicom.dcmread, series.iterdir())}
+    one = next(iter(images.values()))
+    for name in ("StudyInstanceUID", "StudyDate", "PatientID", "PatientSex", "AccessionNumber"):
+        assert report[name].value == one[name].value, name
+    assert str(report.PatientName) == "Müller^Jörg" and report.Modality == "SR"
+    assert report.SeriesInstanceUID != one.SeriesInstanceUID
+    assert (report.PreliminaryFlag, report.VerificationFlag, report.ContentQualification) == (
+        "PRELIMINARY", "UNVERIFIED", "RESEARCH",
+    )  # fmt: skip
+    (study,) = report.CurrentRequestedProcedureEvidenceSequence
+    (referred,) = study.ReferencedSeriesSequence
+    assert referred.SeriesInstanceUID == "1.2.840.5"
+    assert {item.ReferencedSOPInstanceUID for item in referred.ReferencedSOPSequence} == set(images)
+    assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+
+    groups = report.content.get_volumetric_roi_measurement_groups()
+    assert len(groups) == len(result.findings) == 2
+    for group, finding in zip(groups, result.findings, strict=True):
+        assert group.finding_type.meaning == "Nodule" and group.tracking_identifier == f"Finding {finding.id}"
+        (site,) = group.finding_sites
+        assert (site.value.meaning, site.laterality.meaning.lower()) == ("Lung", finding.side)
+        told = {one.name.meaning: (one.value, one.unit.value) for one in group.get_measurements()}
+        assert told == {
+            "Diameter": (finding.diameter_mm, "mm"),
+            "Long axis": (finding.long_mm, "mm"),
+            "Short axis": (finding.short_mm, "mm"),
+            "Volume": (finding.volume_mm3, "mm3"),
+            "Attenuation Coefficient": (finding.mean_hu, "[hnsf'U]"),
+            "Certainty of Finding": (pytest.approx(100 * finding.score, abs=1e-3), "%"),
+        }
+        widest, heights = 0.0, []
+        for region in group.roi:
+            shown = images[region.ContentSequence[0].referenced_sop_instance_uid]
+            to_patient = ImageToReferenceTransformer(
+                image_position=shown.ImagePositionPatient,
+                image_orientation=shown.ImageOrientationPatient,
+                pixel_spacing=shown.PixelSpacing,
+            )
+            middle, edge = to_patient(np.asarray(region.value))
+            assert region.graphic_type.value == "CIRCLE" and middle[:2] == pytest.approx(
+                finding.world[:2], abs=1e-3
+            )
+            widest = max(widest, 2 * float(np.linalg.norm(edge - middle)))
+            heights.append(float(middle[2]))
+        assert np.mean(heights) == pytest.approx(finding.world[2], abs=SPACING[0] / 2)
+        assert 0.9 * finding.diameter_mm < widest <= finding.diameter_mm + 1e-3
+        assert abs(max(heights) - min(heights) + SPACING[0] - finding.diameter_mm) <= SPACING[0]
+    assert "findings.dcm" in (out / "series" / "report.html").read_text()
+    assert find_nodules(series, out, config_of(models)).status == "unchanged"
+    assert find_nodules(series, out, config_of(models, dicom_sr=False)).status == "done"
+    assert not (out / "series" / "findings.dcm").exists()
+
+
+def test_a_structured_report_without_a_finding_says_that_all_ran(
+    models: dict[str, Path], tmp_path: Path
+) -> None:
+    hd = pytest.importorskip("highdicom.sr", reason="highdicom is not installed", exc_type=ImportError)
+    odd = {"PatientSex": "", "StudyTime": "", "PatientBirthDate": "", "PatientName": ""}
+    find_nodules(series_of(tmp_path, phantom(nodules=False), **odd), tmp_path / "out", config_of(models))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = hd.srread(tmp_path / "out" / "series" / "findings.dcm")
+    assert not report.content.get_volumetric_roi_measurement_groups()
+    (group,) = report.content.get_image_measurement_groups()
+    (said,) = group.get_qualitative_evaluations()
+    assert said.value.meaning == "All algorithms succeeded; without findings" and report.PatientName == ""
+
+
+def test_who_a_scan_is_of_is_only_written_where_it_may_be(models: dict[str, Path], tmp_path: Path) -> None:
+    """No report under a pseudonym, from another process, or at another spacing."""
+    series = series_of(tmp_path, phantom())
+    limits = Limits(memory_bytes=2 * 10**9, seconds=60)
+    for name, changes, config in (
+        ("alias", {"alias": "alias"}, {}),
+        ("guarded", {"limits": limits}, {}),
+        ("spaced", {}, {"volume_spacing": (2.0, 1.5, 1.5)}),
+    ):
+        outcome = find_nodules(series, tmp_path / "out", config_of(models, **config), name=name, **changes)
+        assert outcome.status == "done", outcome.reason
+        for path in (tmp_path / "out" / name).iterdir():
+            data = path.read_bytes()
+            assert path.name != "findings.dcm" and b"4711" not in data and "Müller".encode() not in data, path
+
+
+def test_why_there_is_no_structured_report_is_said_on_the_page(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series, out = series_of(tmp_path, phantom()[15:45]), tmp_path / "out"
+    config = config_of(models, without_lungs=True)
+    with monkeypatch.context() as absent:
+        absent.setattr("medvision.pipelines.nodules.can_write_sr", lambda: False)
+        assert find_nodules(series, out, config, name="without").status == "done"
+    (warning,) = json.loads((out / "without" / "run.json").read_text())["warnings"]
+    assert "pip install 'medvision[dicom]'" in warning
+    assert "highdicom" in (out / "without" / "report.html").read_text()
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.StudyInstanceUID
+        dataset.save_as(path)
+    assert find_nodules(series, out, config, name="nowhere").status == "done"
+    (warning,) = json.loads((out / "nowhere" / "run.json").read_text())["warnings"]
+    assert "StudyInstanceUID" in warning
 
 
 def test_scans_of_one_name_are_kept_apart_from_run_to_run(models: dict[str, Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvision.core.errors import SpacingError, UsageError
+from medvision.core.errors import SpacingError, UsageError, WindowUnreadableError
 from medvision.core.geometry import Box, Spacing
 from medvision.sources import extent_at, read_at
 from medvision.sources import separable as parts
@@ -147,3 +147,53 @@ def test_a_volume_is_no_slide_for_who_wants_one():
 def test_16_bit_values_are_rounded_and_cut():
     found = parts.as_type(np.array([-1e6, -0.5, 0.5, 1.5, 1e6]), np.dtype(np.int16))
     np.testing.assert_array_equal(found, [-32768, 0, 0, 2, 32767])
+
+
+def slices(count: int, first: int = 0, corner: tuple[int, int] = (3, 5)) -> list[Box]:
+    """Windows of three planes, one for each plane, as a detector of slices has them."""
+    return [Box.at((first + k, *corner), (3, 12, 14)) for k in range(count)]
+
+
+class Counting(ArraySource):
+    """Counts the native planes that are read, and cannot decode one of them."""
+
+    def __init__(self, values: np.ndarray, spacing: tuple[float, ...], broken: int = 10**6) -> None:
+        super().__init__(values, "zyx", Spacing(spacing, "mm"), fill=-1000)
+        object.__setattr__(self, "seen", [])  # a source of an array is frozen
+        object.__setattr__(self, "broken", broken)
+
+    @property
+    def planes(self) -> int:
+        return sum(self.seen)
+
+    def read(self, box: Box, level: int = 0) -> np.ndarray:
+        self.seen.append(box.shape[0])
+        if box.start[0] <= self.broken < box.stop[0]:
+            raise WindowUnreadableError(f"plane {self.broken}")
+        return super().read(box, level)
+
+
+@pytest.mark.parametrize("spacing", [(2.0, 0.7, 0.7), (0.5, 0.7, 0.9), (1.0, 1.0, 1.0)])
+def test_windows_that_share_planes_are_read_together_and_are_the_same(spacing: tuple[float, ...]):
+    rng = np.random.default_rng(3)
+    values = rng.integers(-1000, 1500, (40, 30, 40, 1)).astype(np.int16)
+    source = Counting(values, spacing)
+    reading = Reading.of(source, Spacing((1.25, 1.0, 1.0), "mm"))
+    boxes = [*slices(5, -1), *slices(3, 7, (0, 0)), *slices(2, 5), Box.at((12, 3, 5), (3, 12, 14))]
+    order = rng.permutation(len(boxes))
+    out = np.empty((len(boxes), 3, 12, 14, 1), np.int16)
+    assert reading.read_many([boxes[k] for k in order], out) == [None] * len(boxes)
+    together = source.planes
+    for k, pixels in zip(order, out, strict=True):
+        np.testing.assert_array_equal(pixels, reading.read(boxes[k]))
+    assert together < 0.8 * (source.planes - together)
+
+
+def test_a_plane_that_cannot_be_decoded_spoils_its_windows_alone():
+    values = np.arange(24 * 20 * 20, dtype=np.int16).reshape(24, 20, 20, 1)
+    source = Counting(values, (1.0, 1.0, 1.0), broken=9)
+    out = np.zeros((8, 3, 12, 14, 1), np.int16)
+    errors = Reading.of(source, 1.0).read_many(slices(8, 4, (2, 2)), out)
+    assert [error is None for error in errors] == [True, True, True, False, False, False, True, True]
+    np.testing.assert_array_equal(out[0], values[4:7, 2:14, 2:16])
+    np.testing.assert_array_equal(out[7], values[11:14, 2:14, 2:16])
