@@ -18,7 +18,7 @@ from medvision.engine.backends import Runner
 from medvision.engine.blend import BlendSink, Canvas
 from medvision.engine.engine import PatchEngine, RunStats
 from medvision.engine.plan import TilePlan
-from medvision.models.segmentation.tiling import Tiling, choose_tiling
+from medvision.models.segmentation.tiling import SEAMLESS, Tiling, choose_tiling
 from medvision.ops.enlarge import linear_slabs
 from medvision.ops.tissue import box_share
 from medvision.pipelines.configured_segment import ReadySegment
@@ -95,7 +95,7 @@ class SegmentRun:
         if self.ready is None:
             return self._by_method()
         contract = self.ready.model.contract
-        tiling = tiling_for(self.config, self.ready, self.case.extent)
+        tiling, seam = self._tiling(self.ready)
         plan = tiling.plan(self.case.source.id, self.case.extent, self.case.grid)
         slide = self.case.info.kind == "slide"
         if slide and self.config.steps:
@@ -107,7 +107,6 @@ class SegmentRun:
             plan = self._on_tissue(plan)
         self.on_plan(len(plan))
         runner = self.ready.runner(tiling.window, self.case.ends)
-        seam = self.ready.seam(tiling) if any(tiling.parted) else None
         if slide:
             image, stats = self._streamed(plan, tiling, runner, scratch)
         else:
@@ -116,6 +115,20 @@ class SegmentRun:
             _, stats = self.engine.run(self.case.source, plan, runner, sink)
             image = self._at_home(canvas.values)
         return Found(image, contract.classes, stats, tiling, seam)
+
+    def _tiling(self, ready: ReadySegment) -> tuple[Tiling, float | None]:
+        """The windows, and the difference at their seams where there are any.
+
+        Cores that were to be exact and are not, as of a network that resizes its maps to its window, are blended.
+        """
+        tiling = tiling_for(self.config, ready, self.case.extent)
+        if not any(tiling.parted):
+            return tiling, None
+        seam = ready.seam(tiling)
+        if self.config.blend == "auto" and tiling.blend == "none" and seam > SEAMLESS:
+            tiling = tiling_for(self.config.model_copy(update={"blend": "gaussian"}), ready, self.case.extent)
+            seam = ready.seam(tiling)
+        return tiling, seam
 
     def _by_method(self) -> Found:
         self.on_plan(1)
