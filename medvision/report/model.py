@@ -210,6 +210,7 @@ class SegmentReport:
     parts: Grid | None
     files: tuple[Fact, ...]
     figures: Grid | None
+    figures_none: str
     checks: tuple[Check, ...]
     warnings: tuple[str, ...]
     provenance: tuple[FactGroup, ...]

@@ -45,6 +45,11 @@ def build_segment_report(folder: Path) -> SegmentReport:
         parts=_parts(result),
         files=tuple(Fact(text.visible(file), _FILES[what]) for what, file in sorted(result.files.items())),
         figures=_figures(result),
+        figures_none=(
+            "The model’s contract holds no figure of how good it is."
+            if result.model.digest
+            else "A method without a network: nothing says how good it is on images like this one."
+        ),
         checks=tuple(check_of(measure) for measure in result.qc),
         warnings=tuple(text.visible(one) for one in (*run.warnings, *result.case.notes)),
         provenance=segment_provenance(result, run),
@@ -58,7 +63,7 @@ def _verdict(result: SegmentResult) -> Verdict:
         title = ", ".join(
             f"{text.visible(one.name)} {_amount(one)}" for one in sorted(found, key=lambda c: -c.pixels)[:3]
         )
-        parts = text.plural(result.parts, "connected part")
+        parts = text.plural(result.parts, "object" if "objects" in result.files else "connected part")
         said = f"{parts} of {text.count(len(found))} {'class' if len(found) == 1 else 'classes'}."
     else:
         title = "Nothing but background"
@@ -141,7 +146,12 @@ def _classes(result: SegmentResult) -> Grid:
         ("Label", "Class", size, "Share", pixels, "Parts", "Largest part"),
         (True, False, True, True, True, True, True),
         rows,
-        "A part is what hangs together by sides of pixels. What is not listed is background, label 0.",
+        (
+            "A part is an object, told apart from those that it touches. "
+            if "objects" in result.files
+            else "A part is what hangs together by sides of pixels. "
+        )
+        + "What is not listed is background, label 0.",
     )
 
 
