@@ -31,7 +31,7 @@ def linear_slabs(
         for axis, (a, b, by) in enumerate(
             zip((start, *(0 for _ in shape[1:])), (stop, *shape[1:]), step, strict=True), start=1
         ):
-            part = _along(part, axis, (np.arange(a, b) + 0.5) * by - 0.5)
+            part = _along(part, axis, np.asarray((np.arange(a, b) + 0.5) * by - 0.5, np.float64))
         yield start, np.asarray(part, np.float32)
 
 

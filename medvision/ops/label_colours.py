@@ -49,7 +49,7 @@ def paint_labels(
     table = np.zeros((max(1, int(labels.max(initial=0))) + 1, 4), np.uint8)
     for label in range(1, len(table)):
         table[label] = (*class_colour(label), INSIDE)
-    painted = table[labels]
+    painted: Image = table[labels]
     inner = labels > 0
     for _ in range(edge_px):
         wide = np.pad(np.where(inner, told, 0), 1, mode="edge")

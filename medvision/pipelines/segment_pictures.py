@@ -40,10 +40,8 @@ def write_overlay(
     names = {"thumbnail": "thumbnail.jpg", "heatmap": "classes.png"}
     Image.fromarray(thumbnail).save(folder / names["thumbnail"], quality=92, optimize=True)
     picks = [_nearest(n, m) for n, m in zip(labels.shape, (size[1], size[0]), strict=True)]
-    shown, apart = (
-        None if one is None else np.asarray(one[picks[0]][:, picks[1]]) for one in (labels, objects)
-    )
-    assert shown is not None
+    shown = np.asarray(labels[picks[0]][:, picks[1]])
+    apart = None if objects is None else objects[np.ix_(*picks)]
     Image.fromarray(paint_labels(shown, 2, apart)).save(folder / names["heatmap"], optimize=True)
     return names
 

@@ -7,6 +7,7 @@ network's pooling grid, as the edges of windows do.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -64,9 +65,9 @@ def _reach(contract_json: str) -> Reach:
     return Reach(margin, tuple(known) if len(known) == axes else None, multiple, least)
 
 
-def _plain_arithmetic() -> object:
+def _plain_arithmetic() -> AbstractContextManager[None]:
     """Without NNPACK, whose fast convolutions mix neighbouring answers and would spread what is no number."""
-    return torch.backends.nnpack.flags(enabled=False)  # type: ignore[no-untyped-call]
+    return torch.backends.nnpack.flags(enabled=False)
 
 
 def _least(net: nn.Module, channels: int, axes: int, multiple: int, lost: int) -> tuple[int, tuple[int, ...]]:
