@@ -13,6 +13,10 @@ PEERS ?= .venv-peers
 PEERS_ARGS ?=
 STUDY_ARGS ?=
 NODULES ?= out/study-nodules
+SEGMENT ?= out/study-segment
+ISBI2012 ?= isbi2012
+DSB2018 ?= dsb2018
+HIPPOCAMPUS ?= hippocampus
 FAULTS ?= out/faults.md
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
@@ -21,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study study-nodules install clean
+.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study study-nodules study-segment install clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -79,6 +83,22 @@ study-nodules: $(STAMP) ## train and score a nodule detector and its reduction o
 	  $(BIN)/medvision evaluate luna16 --candidates $(NODULES)/$$step/candidates.csv \
 	    --seriesuids $(NODULES)/$$step/seriesuids.csv --annotations $(NODULES)/chest/annotations.csv \
 	    --excluded $(NODULES)/chest/annotations_excluded.csv --out $(NODULES)/scores-$$step; \
+	done
+
+study-segment: $(STAMP) ## train and score U-Net on ISBI2012=, DSB2018= and HIPPOCAMPUS= folders, and V-Net; within an hour each
+	$(BIN)/medvision train segment --config configs/train-segment-hippocampus.yaml --data $(HIPPOCAMPUS) --out $(SEGMENT)/hippocampus
+	$(BIN)/medvision evaluate segment --predictions $(SEGMENT)/hippocampus/predictions --truth $(HIPPOCAMPUS)/labels \
+	  --cases $(SEGMENT)/hippocampus/held-out.txt --out $(SEGMENT)/scores-hippocampus
+	$(BIN)/medvision train segment --config configs/train-segment-hippocampus-vnet.yaml --data $(HIPPOCAMPUS) --out $(SEGMENT)/hippocampus-vnet
+	$(BIN)/medvision evaluate segment --predictions $(SEGMENT)/hippocampus-vnet/predictions --truth $(HIPPOCAMPUS)/labels \
+	  --cases $(SEGMENT)/hippocampus-vnet/held-out.txt --out $(SEGMENT)/scores-hippocampus-vnet
+	$(BIN)/medvision train segment --config configs/train-segment-isbi2012.yaml --data $(ISBI2012) --out $(SEGMENT)/isbi2012
+	$(BIN)/medvision evaluate segment --task membranes --predictions $(SEGMENT)/isbi2012/probabilities/cell \
+	  --truth $(ISBI2012)/label --thresholds 0.3 0.5 0.7 --out $(SEGMENT)/scores-isbi2012
+	$(BIN)/medvision train segment --config configs/train-segment-dsb2018.yaml --data $(DSB2018) --out $(SEGMENT)/dsb2018
+	for task in semantic instances; do \
+	  $(BIN)/medvision evaluate segment --task $$task --predictions $(SEGMENT)/dsb2018/predictions --truth $(DSB2018) \
+	    --out $(SEGMENT)/scores-dsb2018-$$task; \
 	done
 
 install: $(STAMP) ## make .venv and nothing else

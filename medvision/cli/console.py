@@ -163,6 +163,12 @@ def print_sensitivity(run: str, check: Check) -> None:
     console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
 
 
+def print_dice(run: str, check: Check) -> None:
+    """One line for the state of a training whose score of validation is a Dice coefficient."""
+    score = "" if check.score is None else f"  validation Dice {check.score:.3f}"
+    console.print(f"{run:>24}  step {check.step:5d}  loss {check.loss:.4f}{score}", markup=False)
+
+
 def print_note(note: str) -> None:
     """Something that a person should know, in one line."""
     console.print(note, markup=False, soft_wrap=True)

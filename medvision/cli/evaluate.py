@@ -371,6 +371,93 @@ def skin(
     )
 
 
+@app.command
+def segment(
+    *,
+    predictions: Path,
+    truth: Path,
+    out: Path,
+    task: Literal["semantic", "instances", "membranes"] = "semantic",
+    classes: tuple[str, ...] = (),
+    regions: tuple[str, ...] = (),
+    tolerance: float = 1.0,
+    ignore: int | None = None,
+    empty: Literal["skip", "one"] = "skip",
+    thresholds: tuple[float, ...] = (),
+    membranes: Literal["dark", "bright"] = "dark",
+    thin: bool = True,
+    prediction_suffix: str = "",
+    truth_suffix: str = "",
+    missing: Literal["error", "empty"] = "error",
+    extra: Literal["error", "ignore"] = "error",
+    cases: Path | None = None,
+    spacing: tuple[float, ...] = (),
+    unit: Literal["mm", "um"] = "mm",
+    resamples: int = RESAMPLES,
+) -> int:
+    """Segmentations: Dice, IoU and surface distances of labels; precision of objects; Rand and warping of membranes.
+
+    Example: medvision evaluate segment --predictions masks --truth labels --classes 1=anterior --classes 2=posterior
+    --out scores
+
+    Parameters
+    ----------
+    predictions
+        Folder of label images (PNG, TIFF, BMP, NIfTI, MetaImage, NRRD, .npy), named like those of the truth.
+    truth
+        The same; of objects also a folder per image with one mask per object (`IMAGE/masks/*.png`).
+    out
+        Folder for the scores as JSON, Markdown and CSV, the plots and a page.
+    task
+        "semantic": labels of pixels or voxels. "instances": every number is an object, or masks whose connected parts
+        are. "membranes": cells parted by membranes, as in electron micrographs.
+    classes
+        Labels that are scored, as 1=liver or 1. Default: all but 0.
+    regions
+        Unions of labels that are scored too, as whole=1,2,4.
+    tolerance
+        Of the surface Dice, in the unit of the spacing (pixels where there is none).
+    ignore
+        Pixels with this label in the truth do not count.
+    empty
+        A class in neither truth nor prediction of a case is left out of its mean ("skip"), or counts as 1.
+    thresholds
+        Of predicted membranes as probabilities; that with the best mean counts. Default: 0.5.
+    membranes
+        Whether the low or the high values of all files are membranes.
+    thin
+        Let predicted cells grow over their membranes before V Rand and V info are taken.
+    prediction_suffix
+        What follows a case's name in the name of its prediction, such as _pred.
+    truth_suffix
+        The same of the truth, such as _seg; files one folder deeper are found then.
+    missing
+        A case without prediction is an error, or counts as empty.
+    extra
+        A prediction without truth is an error, or left out.
+    cases
+        Text file with the name of one case per line: only these are scored.
+    spacing
+        Distance of pixels, one number or one per axis (planes, rows, columns), in place of what files state.
+    unit
+        Unit of this spacing.
+    resamples
+        Bootstrap draws of cases for the intervals; 0 for none.
+    """
+    from medvision.evaluations.segment import evaluate
+    from medvision.evaluations.segment_cases import CaseFiles
+    from medvision.evaluations.segment_page import describe
+    from medvision.evaluations.segment_setup import SegmentOptions
+    from medvision.store.files import make_output
+
+    make_output(out)
+    options = SegmentOptions(
+        task, classes, regions, tolerance, ignore, empty, thresholds or (0.5,), membranes, thin
+    )
+    files = CaseFiles(prediction_suffix, truth_suffix, missing, extra, cases, spacing, unit)
+    return _write(describe(evaluate(predictions, truth, options, files, resamples)), out)
+
+
 def _write(page: EvaluationPage, out: Path) -> int:
     from medvision.evaluations.page import terminal_table, write_page
     from medvision.report.format import visible

@@ -15,6 +15,9 @@ from medvision.cli.console import console, errors, print_made, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
+    from medvision.models.architectures import Architecture
     from medvision.models.catalogue import LoadedModel
     from medvision.models.contract import Difference
 
@@ -56,22 +59,10 @@ def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> i
     ]
     console.print(table("Models - research use only", columns, shown))
     console.print()
-    heads = ("name", "parameters", "trained by", "licence", "paper")
-    for family, group in groupby(list_architectures().items(), lambda item: item[1].family):
-        members = list(group)
-        networks = [
-            (
-                name,
-                "" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M",
-                f"medvision {entry.command}" if entry.command else "the library",
-                entry.licence,
-                entry.paper,
-            )
-            for name, entry in members
-        ]
-        tasks = sorted({entry.task for _, entry in members})
-        console.print(table(f"{family} - {'; '.join(tasks)}", heads, networks))
+    for _, group in groupby(list_architectures().items(), lambda item: item[1].family):
+        console.print(_networks(dict(group)))
         console.print()
+    console.print("`medvision models show NAME` says all of one.")
     console.print("Any torchvision or timm classifier works with local weights:")
     console.print("  --model resnet50 --weights FILE --classes normal,tumor --spacing 0.5", soft_wrap=True)
     return 0
@@ -87,19 +78,30 @@ def show(
 ) -> int:
     """Say all that a model's weights say of it: input, classes, calibration, figures, ways to compute it, digest.
 
+    Of a network that is trained here: its contract, paper, licence and parameters, without weights.
+
     Example: medvision models show camelyon-mini
+    Example: medvision models show unet-original
 
     Parameters
     ----------
     model
-        Name of the model.
+        Name of a model or of a network; or a folder or safetensors file with the weights of a segmentation network.
     weights
         Its weights, where they are not the shipped ones.
     as_json
         Print JSON.
     """
-    from medvision.models import read_model
+    from medvision.cli.networks import is_segment_model, print_figures, show_network, show_segment_model
+    from medvision.models import MODELS, read_model
+    from medvision.models.architectures import list_architectures
 
+    if weights is None and model not in MODELS:
+        networks = list_architectures()
+        if model in networks:
+            return show_network(model, networks[model], as_json)
+        if is_segment_model(Path(model)):
+            return show_segment_model(Path(model), as_json)
     loaded = read_model(model, weights=weights)
     said = _described(loaded)
     if as_json:
@@ -120,18 +122,7 @@ def show(
     console.print(f"{model} - research use only", markup=False)
     for name, text in lines.items():
         console.print(f"  {name:<13} {text}", markup=False, highlight=False, soft_wrap=True)
-    if contract.figures:
-        rows = [
-            (
-                name.replace("_", " "),
-                f"{figure.value:.3f}",
-                "" if figure.interval is None else f"{figure.interval[0]:.3f} to {figure.interval[1]:.3f}",
-                figure.protocol,
-            )
-            for name, figure in contract.figures.items()
-        ]
-        console.print()
-        console.print(table("Measured", ("figure", "value", "95% interval", "how"), rows))
+    print_figures(contract.figures)
     console.print()
     _print_differences(contract.differences)
     return 0
@@ -185,6 +176,24 @@ def measure(
     for name, path in found.files.items():
         print_made(name, path)
     return 0
+
+
+def _networks(members: dict[str, Architecture]) -> Table:
+    """A family of networks. What all share stands above, once, so that narrow terminals have room for the rest."""
+    facts = {
+        "trained by": [
+            f"medvision {entry.command}" if entry.command else "the library" for entry in members.values()
+        ],
+        "licence": [entry.licence for entry in members.values()],
+    }
+    shared = [values[0] for values in facts.values() if len(set(values)) == 1]
+    own = {name: values for name, values in facts.items() if len(set(values)) > 1}
+    entries = list(members.values())
+    tasks = sorted({entry.task for entry in entries})
+    count = ["" if entry.parameters is None else f"{entry.parameters / 1e6:.1f} M" for entry in entries]
+    columns = {"name": list(members), "parameters": count, **own, "paper": [entry.paper for entry in entries]}
+    title = f"{entries[0].family} - {'; '.join([*tasks, *shared])}"
+    return table(title, tuple(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _described(loaded: LoadedModel) -> dict[str, str]:

@@ -85,6 +85,11 @@ app.command(
     name="classify",
     help="Train a classifier of images, such as OCT scans, chest X-rays or photographs of the skin.",
 )
+app.command(
+    "medvision.cli.train_segment:segment",
+    name="segment",
+    help="Train a network that says what each pixel or voxel is.",
+)
 
 
 @app.command(name="slide-forest")

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 
+from pydantic import BaseModel
+
 from medvision.core.registry import Registry
 
 
@@ -16,7 +18,7 @@ class Architecture:
     """One network design. `home` is `module:object` of what builds it; `licence` is that of the code here.
 
     `command` trains it; empty where none does yet. `parameters` is how many it learns; None where that depends on what
-    it is trained on.
+    it is trained on. `usual` is the contract it has where nobody asks for another; None where a table of features says.
     """
 
     family: str
@@ -26,6 +28,7 @@ class Architecture:
     command: str = ""
     licence: str = "Apache-2.0"
     parameters: int | None = None
+    usual: BaseModel | None = None
 
 
 ARCHITECTURES: Registry[Architecture] = Registry("architecture")

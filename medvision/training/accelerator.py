@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from medvision.core.errors import UsageError
 
@@ -36,3 +38,12 @@ def accelerate(precision: Precision, device: Device) -> Accelerator:
         raise UsageError("precision 'float16' needs a GPU; on the CPU use bfloat16 or float32")
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(mixed_precision=_NAMES[precision], cpu=on_cpu)
+
+
+def without_hooks(net: nn.Module) -> nn.Module:
+    """A copy of a network that is still learning, on the CPU, without what the loop has hung on it."""
+    twin = copy.deepcopy(net)
+    for part in twin.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
+    return twin.cpu().eval()

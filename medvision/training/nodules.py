@@ -8,7 +8,6 @@ weights.
 
 from __future__ import annotations
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -37,7 +36,7 @@ from medvision.models.nodules import (
 from medvision.models.weights import digest_state
 from medvision.store.files import atomic_write, make_output
 from medvision.store.luna16_files import Points, write_series
-from medvision.training.accelerator import Device
+from medvision.training.accelerator import Device, without_hooks
 from medvision.training.figures import figure_lines
 from medvision.training.loop import Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.nodule_card import render_card
@@ -204,11 +203,7 @@ def written(
 
 def as_patch_model(contract: DetectorContract | ReductionContract, net: nn.Module, name: str) -> PatchModel:
     """A copy of a network that is still learning, on the CPU, as the engine runs it."""
-    twin = copy.deepcopy(net)
-    for part in twin.modules():
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
-    return NoduleModel(name, twin.cpu().eval(), contract).patch_model
+    return NoduleModel(name, without_hooks(net), contract).patch_model
 
 
 def _fit(

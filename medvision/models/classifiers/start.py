@@ -97,7 +97,7 @@ def begin(
     digest = digest_state(state)
     state = renamed(state, net.state_dict())
     same = not isinstance(classes, int) and list(contract.get("classes", ())) == list(classes)
-    loaded = _load_trunk(net, state, () if same else head, where)
+    loaded = load_tensors(net, state, () if same else head, where)
     return Start(net, recipe, head, loaded, said + (", head included" if same else ", head left out"), digest)
 
 
@@ -174,7 +174,7 @@ def _described(contract: Mapping[str, Any]) -> str:
     return f" ({contract.get('architecture', 'a network')}{f' of {classes}' if classes else ''})"
 
 
-def _load_trunk(net: nn.Module, state: State, head: tuple[str, ...], where: Path) -> int:
+def load_tensors(net: nn.Module, state: State, head: tuple[str, ...], where: Path) -> int:
     """Load all but `head` (and what only a training from scratch needs); returns how many tensors."""
     own = net.state_dict()
     wanted = {name for name in own if not _within(name, head)}

@@ -43,7 +43,9 @@ def register_detector(
     """
     DETECTORS.register(usual.architecture)(NoduleDesign(build, usual))
     task = "where nodules are in a chest CT"
-    ARCHITECTURES.register(usual.architecture)(Architecture(family, task, paper, home, parameters=parameters))
+    ARCHITECTURES.register(usual.architecture)(
+        Architecture(family, task, paper, home, parameters=parameters, usual=usual)
+    )
 
 
 def register_reduction(
@@ -57,4 +59,6 @@ def register_reduction(
     """Add a network that judges candidates under its contract's name, here and to the list of architectures."""
     REDUCTIONS.register(usual.architecture)(NoduleDesign(build, usual))
     task = "whether a candidate in a chest CT is a nodule"
-    ARCHITECTURES.register(usual.architecture)(Architecture(family, task, paper, home, parameters=parameters))
+    ARCHITECTURES.register(usual.architecture)(
+        Architecture(family, task, paper, home, parameters=parameters, usual=usual)
+    )

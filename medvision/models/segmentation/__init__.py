@@ -6,9 +6,11 @@ from medvision.models.segmentation.model import (
     build_segment_net,
     list_segment_nets,
     read_segment_model,
+    slim_segment_contract,
     usual_segment_contract,
     write_segment_model,
 )
+from medvision.models.segmentation.trunk import load_trunk
 
 __all__ = [
     "SegmentContract",
@@ -16,7 +18,9 @@ __all__ = [
     "SegmentOptions",
     "build_segment_net",
     "list_segment_nets",
+    "load_trunk",
     "read_segment_model",
+    "slim_segment_contract",
     "usual_segment_contract",
     "write_segment_model",
 ]

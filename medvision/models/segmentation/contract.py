@@ -23,14 +23,26 @@ class SegmentOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: Annotated[float, Field(gt=0, description="Channels over the published number.")] = 1.0
+    width: Annotated[
+        float,
+        Field(gt=0, le=4, description="Channels over the published number; not of a trunk with a name."),
+    ] = 1.0
     depth: Annotated[int, Field(ge=1, le=7, description="Halvings of the resolution; u-nets.")] = 4
     norm: Annotated[Norm, Field(description="Normalisation after convolutions.")] = "none"
     upsampling: Annotated[Upsampling, Field(description="How maps are enlarged on the way back.")] = (
         "transposed"
     )
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Share of values left out in training.")] = 0.0
     deep_supervision: Annotated[bool, Field(description="In training, an output at each scale.")] = False
+    trunk: Annotated[str, Field(description="Classifier whose maps are used; empty: the network's own.")] = ""
+    frozen_trunk: Annotated[bool, Field(description="The trunk keeps its weights in training.")] = False
+    output_stride: Annotated[
+        Literal[8, 16],
+        Field(description="Pixels of the window to one of the coarsest maps; DeepLab v3 and v3+."),
+    ] = 16
+    coarse: Annotated[
+        bool, Field(description="SharpMask: the trunk's coarse answer alone, the first of its two trainings.")
+    ] = False
 
 
 class SegmentContract(BaseModel):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -21,7 +22,8 @@ class SegmentDesign:
     logits of the same form from other depths, for losses alone.
 
     `axes` are the numbers of axes it is defined on; `multiple` is what the sides of windows are multiples of, after
-    `lost` pixels of each side are taken off (`(side - lost) % multiple == 0`); `reads` names the options it reads.
+    `lost` pixels of each side are taken off (`(side - lost) % multiple == 0`); `reads` names the options it reads;
+    `slim` are the fields of a contract by which it is small enough to be trained on a few cores.
     """
 
     build: Callable[[SegmentContract], nn.Module]
@@ -30,6 +32,7 @@ class SegmentDesign:
     multiple: Callable[[SegmentContract], int]
     lost: Callable[[SegmentContract], int]
     reads: frozenset[str]
+    slim: Mapping[str, Any]
 
 
 SEGMENTERS: Registry[SegmentDesign] = Registry("segmentation network")
@@ -47,13 +50,14 @@ def register_segmenter(
     multiple: Callable[[SegmentContract], int] = lambda _contract: 1,
     lost: Callable[[SegmentContract], int] = lambda _contract: 0,
     reads: frozenset[str] = frozenset(),
+    slim: Mapping[str, Any],
     licence: str = "Apache-2.0",
 ) -> None:
     """Add a network under its contract's name, here and to the list of architectures.
 
     `home` is `module:object` of the network; `parameters` is how many it has to learn by its usual contract.
     """
-    SEGMENTERS.register(usual.architecture)(SegmentDesign(build, usual, axes, multiple, lost, reads))
+    SEGMENTERS.register(usual.architecture)(SegmentDesign(build, usual, axes, multiple, lost, reads, slim))
     task = "what each pixel is"
-    entry = Architecture(family, task, paper, home, "train segment", licence, parameters)
+    entry = Architecture(family, task, paper, home, "train segment", licence, parameters, usual)
     ARCHITECTURES.register(usual.architecture)(entry)

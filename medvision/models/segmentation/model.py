@@ -16,12 +16,34 @@ from medvision.core.digest import digest_json
 from medvision.core.errors import UsageError, WeightsError
 from medvision.core.geometry import Spacing
 from medvision.engine.contract import Normalisation, PatchModel
-from medvision.models.segmentation import unet
+from medvision.models.segmentation import (
+    deeplab,
+    deeplab_v3,
+    encoders,
+    fc_densenet,
+    fcn,
+    nnunet,
+    sharpmask,
+    ternausnet,
+    unet,
+    vnet,
+)
 from medvision.models.segmentation.contract import SegmentContract
 from medvision.models.segmentation.designs import SEGMENTERS
 from medvision.models.weights import apply_weights, digest_state, read_weights, write_weights
 
-_HOMES = (unet,)  # each registers its own
+_HOMES = (  # each registers its own
+    unet,
+    ternausnet,
+    encoders,
+    nnunet,
+    vnet,
+    fcn,
+    deeplab,
+    deeplab_v3,
+    fc_densenet,
+    sharpmask,
+)
 
 
 def list_segment_nets() -> list[str]:
@@ -46,6 +68,18 @@ def usual_segment_contract(name: str, **changes: Any) -> SegmentContract:
         raise UsageError(f"network {name!r}: {_first(error)}") from error
     check_window(contract)
     return contract
+
+
+def slim_segment_contract(name: str, **changes: Any) -> SegmentContract:
+    """The contract of a form of the network that trains on a few cores, with `changes` of its fields.
+
+    Raises:
+        UnknownNameError: for a name that no network has, with those there are.
+        UsageError: for a field that contracts do not have, or a value that is not possible.
+    """
+    slim = dict(SEGMENTERS[name].slim)
+    options = dict(slim.pop("options", {})) | dict(changes.pop("options", {}))
+    return usual_segment_contract(name, **slim | changes, options=options)
 
 
 def check_window(contract: SegmentContract) -> None:

@@ -12,7 +12,14 @@ from torch import nn
 
 from medvision.models.segmentation.contract import SegmentContract, SegmentOptions
 from medvision.models.segmentation.designs import register_segmenter
-from medvision.models.segmentation.layers import Convolutions, Enlarge, convolution, crop_to, max_pool
+from medvision.models.segmentation.layers import (
+    Convolutions,
+    Enlarge,
+    Pooled,
+    convolution,
+    crop_to,
+    max_pool,
+)
 
 CHANNELS = 64
 """Of the first scale, as published; doubled at each halving."""
@@ -48,10 +55,14 @@ class UNet(nn.Module):
     def forward(self, windows: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """Logits; in training with deep supervision, those of every scale, finest first."""
         maps, kept = windows, []
-        places: list[torch.Tensor] = []
+        places: list[Pooled] = []
         for level, block in enumerate(self.down):
-            if level:
-                maps, places = self._pooled(maps, places)
+            if level and self.unpooled:
+                sides = tuple(maps.shape[2:])
+                maps, at = self.pool(maps)
+                places.append(Pooled(at, sides))
+            elif level:
+                maps = self.pool(maps)
             maps = block(maps)
             kept.append(maps)
         maps = self.drop(maps)
@@ -67,14 +78,6 @@ class UNet(nn.Module):
         logits: torch.Tensor = self.heads[-1](maps)
         return logits
 
-    def _pooled(
-        self, maps: torch.Tensor, places: list[torch.Tensor]
-    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        if not self.unpooled:
-            return self.pool(maps), places
-        pooled, at = self.pool(maps)
-        return pooled, [*places, at]
-
 
 def build_original(contract: SegmentContract) -> UNet:
     """Without padding."""
@@ -87,9 +90,14 @@ def build_padded(contract: SegmentContract) -> UNet:
 
 
 def lost_pixels(contract: SegmentContract) -> int:
-    """What two convolutions of 3 take off each side at each scale on the way down, in pixels of the window."""
-    depth = contract.options.depth
-    return sum(4 * 2**level for level in range(depth + 1))
+    """The largest side of a window from which nothing is left, of those with as much left at every scale.
+
+    Two convolutions of 3 take 4 off a side, at each scale on the way down, which is 4 (2^(depth + 1) - 1) pixels of the
+    window. The coarsest maps must keep so many that the way up, which takes off 4 (2^depth - 1), leaves some.
+    """
+    coarsest = 2**contract.options.depth
+    down, up = 4 * (2 * coarsest - 1), 4 * (coarsest - 1)
+    return down + up // coarsest * coarsest
 
 
 _PAPER = "Ronneberger et al., MICCAI 2015"
@@ -112,6 +120,7 @@ register_segmenter(
     multiple=lambda contract: 2**contract.options.depth,
     lost=lost_pixels,
     reads=_READS,
+    slim={"window": (220, 220), "options": {"width": 0.125}},
 )
 register_segmenter(
     SegmentContract(
@@ -129,4 +138,5 @@ register_segmenter(
     axes=(2, 3),
     multiple=lambda contract: 2**contract.options.depth,
     reads=_READS,
+    slim={"window": (64, 64), "options": {"width": 0.125}},
 )

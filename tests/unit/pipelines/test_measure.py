@@ -12,6 +12,8 @@ from skimage.io import imsave
 
 from medvision.cli import run
 from medvision.models import load_model, read_model
+from medvision.models.architectures import list_architectures
+from medvision.models.segmentation import build_segment_net, slim_segment_contract, write_segment_model
 from medvision.models.weights import read_weights
 from medvision.pipelines import measure
 from medvision.synthetic import SlideRecipe, synthetic_patches, write_synthetic_slide
@@ -111,10 +113,68 @@ def test_show_says_what_the_weights_say(capsys: pytest.CaptureFixture[str]) -> N
     assert "no-such-model" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", list_architectures())
+def test_show_says_what_every_network_is(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = list_architectures()[name]
+    assert run(["models", "show", name]) == 0
+    said = capsys.readouterr().out
+    count = "asks for" if entry.parameters is None else f"{entry.parameters:,}"
+    for words in ("research use only", entry.paper, entry.licence, count, entry.family, "Contract"):
+        assert words in said, words
+    assert run(["models", "show", name, "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert (fields["architecture"], fields["paper"], fields["parameters"]) == (
+        name,
+        entry.paper,
+        entry.parameters,
+    )
+    assert fields["contract"] == (None if entry.usual is None else entry.usual.model_dump(mode="json"))
+
+
+def test_show_says_the_sides_and_options_of_a_segmentation_network(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["models", "show", "unet-original"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "parameters 31,030,658",
+        "window 572, 572",
+        "sides 172 and a multiple of 16",
+        "takes images and volumes",
+        "option depth 4",
+    ):
+        assert words in said, words
+    assert "trunk" not in said
+
+
+def test_show_says_what_segmentation_weights_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {"dice": {"value": 0.9, "interval": (0.85, 0.95), "protocol": "of nothing"}}
+    contract = slim_segment_contract("unet", window=(16, 16), options={"depth": 1}, figures=figures)
+    net = build_segment_net(contract)
+    folder = tmp_path / "cells"
+    folder.mkdir()
+    write_segment_model(folder / "model.safetensors", net, contract)
+    for path in (folder, folder / "model.safetensors"):
+        assert run(["models", "show", str(path)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        count = sum(weights.numel() for weights in net.parameters())
+        for words in ("architecture unet ", f"parameters {count:,}", "window 16, 16", "0.850 to 0.950"):
+            assert words in said, words
+    assert run(["models", "show", str(folder), "--json"]) == 0
+    fields = json.loads(capsys.readouterr().out)
+    assert fields["contract"] == contract.model_dump(mode="json")
+    assert fields["digest"] in said
+    (folder / "model.safetensors").write_bytes(b"no")
+    assert run(["models", "show", str(folder)]) == 2
+    assert "model.safetensors" in capsys.readouterr().err
+
+
 def test_the_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models"]) == 0
     said = capsys.readouterr().out
     assert "camelyon-mini" in said
     assert "ncrf-resnet18" in said
+    assert all(name[:20] in said for name in list_architectures())
+    assert "U-Net - what each pixel is; medvision train segment; Apache-2.0" in " ".join(said.split())
     assert run(["models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "camelyon-mini"
