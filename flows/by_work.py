@@ -13,7 +13,8 @@ def flow_for(request: BatchRequest) -> Flow[[BatchRequest], State[None]]:
     from flows.batch import batch
     from flows.classify import classify
     from flows.nodules import nodules
+    from flows.segment import segment
 
-    every: tuple[Flow[[BatchRequest], State[None]], ...] = (batch, classify, nodules)
+    every: tuple[Flow[[BatchRequest], State[None]], ...] = (batch, classify, nodules, segment)
     flows = {one.name: one for one in every}
     return flows[request.work.flow]

@@ -49,6 +49,10 @@ _COMMANDS = {
         "medvision.cli.batch:batch_scans",
         "Search every chest CT of a manifest or folder for nodules, unattended, with a page of all.",
     ),
+    "batch-segment": (
+        "medvision.cli.batch:batch_segment",
+        "Segment every image, slide or volume of a manifest or folder, unattended, with a page of all.",
+    ),
     "benchmark": ("medvision.cli.benchmark:benchmark", "Measure speed against its limits on this machine."),
     "calibrate": (
         "medvision.cli.calibrate:calibrate",
@@ -88,6 +92,10 @@ _COMMANDS = {
     "schedule": (
         "medvision.cli.schedule:app",
         "Run batches at set times, or when slides or images arrive in a folder.",
+    ),
+    "segment": (
+        "medvision.cli.segment:segment",
+        "Say what each pixel of images, slides or volumes is: masks, outlines, areas, a page for each.",
     ),
     "server": ("medvision.cli.server:app", "Prefect's server, which schedules batches and shows them."),
     "study": ("medvision.cli.study:app", "Compare ways of training on the same images."),

@@ -1,4 +1,4 @@
-"""`medvision batch`, `medvision batch-images`, `medvision batch-scans`, `medvision pseudonyms`."""
+"""`medvision batch`, `medvision batch-images`, `batch-scans`, `batch-segment`, `pseudonyms`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from medvision.pipelines.batch_config import BatchOptions, BatchRequest, read_ba
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.nodule_config import NoduleConfig
-from medvision.pipelines.work import IMAGES, SCANS, SLIDES, Work
+from medvision.pipelines.segment_config import SegmentConfig
+from medvision.pipelines.work import CASES, IMAGES, SCANS, SLIDES, Work
 from medvision.report.format import visible
 from medvision.store.records import Record, SlideOutcome
 
@@ -148,6 +149,36 @@ def batch_scans(
     """
     given = chosen(nodules) | chosen(options)
     return _run(read_batch_config(scans, out, config, given, SCANS))
+
+
+def batch_segment(
+    cases: Path,
+    /,
+    *,
+    out: Path,
+    config: Path | None = None,
+    segment: Annotated[SegmentConfig, Parameter(name="*")] = SegmentConfig(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Segment every image, slide or volume of a manifest or a folder, unattended: one verdict for each, a page of all.
+
+    Example: medvision batch-segment scans/ --out results --model out/segment --pattern "*.nii.gz"
+
+    Files that are done already, from the same content, model and parameters, are kept. One that fails does not stop
+    the others. Exit status 0 only if every file is done.
+
+    Parameters
+    ----------
+    cases
+        A manifest (CSV with the columns case and path, and as you like spacing, label, patient), or a folder. A slide
+        or a DICOM series of several files counts once.
+    out
+        Output folder; made when absent.
+    config
+        YAML file with the parameters below, by name; an option that is given takes the place of the file's.
+    """
+    given = chosen(segment) | chosen(options)
+    return _run(read_batch_config(cases, out, config, given, CASES))
 
 
 def chosen(parameters: Record) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from medvision.cli.server import DEFAULT_HOME, Home
 from medvision.core.errors import UsageError
 from medvision.pipelines.batch_config import BatchOptions, BatchRequest
 from medvision.pipelines.config import AnalyzeConfig
-from medvision.pipelines.work import IMAGES, SCANS, SLIDES, Config, Work
+from medvision.pipelines.segment_config import SegmentConfig
+from medvision.pipelines.work import CASES, IMAGES, SCANS, SLIDES, Config, Work
 from medvision.training.config_file import read_yaml_config, validated
 
 if TYPE_CHECKING:
@@ -168,6 +169,48 @@ def create_scans(
         The server's folder.
     """
     request = _request(scans, out, config, nodules, options, SCANS)
+    return _create(name, request, _timed(cron, timezone, None), pool, home)
+
+
+@app.command
+def create_segment(
+    name: str,
+    cases: Path,
+    /,
+    *,
+    out: Path,
+    cron: str,
+    timezone: str | None = None,
+    config: Path | None = None,
+    pool: str | None = None,
+    home: Home = DEFAULT_HOME,
+    segment: Annotated[SegmentConfig, Parameter(name="*")] = SegmentConfig(),  # noqa: B008 - frozen
+    options: Annotated[BatchOptions, Parameter(name="*")] = BatchOptions(),  # noqa: B008 - frozen
+) -> int:
+    """Make a schedule that segments images, slides or volumes, at the times of --cron.
+
+    Example: medvision schedule create-segment liver /pacs --out results --model liver --cron "0 22 * * *"
+
+    Parameters
+    ----------
+    name
+        Letters, digits, hyphens and underscores. It is shown by Prefect: no name of a patient.
+    cases
+        A manifest (case,path,...) or a folder.
+    out
+        Output folder.
+    cron
+        Minute, hour, day of the month, month, day of the week: "0 20 * * *" is every evening at eight.
+    timezone
+        Whose clocks --cron goes by, such as Europe/Oslo. Default: this machine's.
+    config
+        YAML file of the parameters of a segmentation, by the names of the options; an option given here comes first.
+    pool
+        Work pool of Prefect whose workers run the batches, in place of 'medvision schedule serve'.
+    home
+        The server's folder.
+    """
+    request = _request(cases, out, config, segment, options, CASES)
     return _create(name, request, _timed(cron, timezone, None), pool, home)
 
 

@@ -31,6 +31,7 @@ from medvision.engine.device import Precision, is_out_of_memory, resolve_device
 from medvision.engine.plan import Int64Array, TilePlan
 from medvision.engine.sinks import Outputs, Sink, Windows
 from medvision.sources.base import UINT8, Source, Values
+from medvision.sources.mirrored import read_mirrored
 from medvision.sources.resample import Reading
 
 R = TypeVar("R")
@@ -381,19 +382,35 @@ def _fill(
     stop: int,
 ) -> None:
     """Read windows `start..stop` of a batch into their slots. A window that cannot be decoded is marked, not fatal."""
-    for _, run in itertools.groupby(range(start, stop), lambda slot: id(items[slot][0])):
+    boxes_of = [Box(*(tuple(corner) for corner in box)) for _, box in items[start:stop]]
+    for (_, mirrored), run in itertools.groupby(
+        range(start, stop),
+        lambda slot: (id(items[slot][0]), _mirrors(items[slot][0], boxes_of[slot - start])),
+    ):
         slots = list(run)
         progress = items[slots[0]][0]
-        boxes = [Box(*(tuple(corner) for corner in items[slot][1])) for slot in slots]
-        if progress.reading is not None:
+        boxes = [boxes_of[slot - start] for slot in slots]
+        if progress.reading is not None and not mirrored:
             errors = progress.reading.read_many(boxes, pixels[slots[0] : slots[-1] + 1])
             readable[slots] = [error is None for error in errors]
             continue
         for slot, box in zip(slots, boxes, strict=True):
             try:
-                pixels[slot] = progress.job.source.read(box, 0)
+                pixels[slot] = _read_mirrored(progress, box) if mirrored else progress.job.source.read(box, 0)
             except WindowUnreadableError:
                 readable[slot] = False
+
+
+def _mirrors(progress: _Progress, box: Box) -> bool:
+    """Whether a window shows something of the mirrored image."""
+    plan = progress.job.plan
+    return plan.outside == "mirror" and box.intersect(Box((0,) * len(plan.extent), plan.extent)) != box
+
+
+def _read_mirrored(progress: _Progress, box: Box) -> Values:
+    source, reading = progress.job.source, progress.reading
+    read = (lambda part: source.read(part, 0)) if reading is None else reading.read
+    return read_mirrored(read, box, progress.job.plan.extent)
 
 
 def _check(plan: TilePlan, source: Source, model: PatchModel) -> None:

@@ -3,11 +3,14 @@
 Two boxes belong to each window: `box` is what is read, `core` what the window answers for. On a grid the cores
 partition the extent, so every pixel has exactly one owner whatever the overlap: a stride smaller than the window gives
 each window a small core in its middle (a dense heatmap), and a halo around a large core gives seamless images.
+`overlapped` keeps its windows inside the extent instead, so that a network that pads sees the same edges as in one run
+over the whole.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,8 @@ from medvision.core.errors import UsageError
 from medvision.core.geometry import Box, Spacing
 
 Int64Array = npt.NDArray[np.int64]
+Outside = Literal["fill", "mirror"]
+"""What is read beyond the extent: the source's fill value, or the image mirrored at its last pixels."""
 
 _IN_FLIGHT = 3_500_000
 """Plan pixels of a strip from the upper edge of one row of windows to the lower edge of the tiles under it."""
@@ -46,6 +51,7 @@ class TilePlan:
     cores: Int64Array
     lattice: Lattice | None = None
     cells: Int64Array | None = None
+    outside: Outside = "fill"
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -85,6 +91,7 @@ class TilePlan:
         """SHA-256 over everything the plan says."""
         spacing = None if self.spacing is None else [list(self.spacing.values), self.spacing.unit]
         head = [self.source_id, spacing, list(self.extent), list(self.window)]
+        head += [] if self.outside == "fill" else [self.outside]
         return digest_json([head, _array_digest(self.boxes), _array_digest(self.cores)])
 
 
@@ -124,6 +131,68 @@ def grid(
         lattice=Lattice(shape, stride),
         cells=np.arange(len(cells), dtype=np.int64),
     )
+
+
+def overlapped(
+    source_id: str,
+    extent: tuple[int, ...],
+    window: tuple[int, ...],
+    step: tuple[int, ...],
+    *,
+    margin: tuple[int, ...] | None = None,
+    multiple: int = 1,
+    spacing: Spacing | None = None,
+    outside: Outside = "mirror",
+) -> TilePlan:
+    """Windows every `step` pixels, the last of each axis moved back so that none reaches further than it must.
+
+    `margin` are the pixels of a window, before each side, that get no answer (a network without padding). The answers
+    begin at pixel 0 and end at the extent, or less than `multiple` beyond it: all windows are multiples of that apart,
+    so that a network that pools has the same grid in each. Cores part the overlap of neighbours in the middle.
+
+    Raises:
+        UsageError: for sizes that are not positive, differ in axes, a step larger than what a window answers for, or
+            one that is not a multiple of `multiple`.
+    """
+    margin = (0,) * len(extent) if margin is None else margin
+    if not len(extent) == len(window) == len(step) == len(margin):
+        raise UsageError(
+            f"extent {extent}, window {window}, step {step} and margin {margin} differ in number of axes"
+        )
+    answered = tuple(side - 2 * lost for side, lost in zip(window, margin, strict=True))
+    if (
+        min(extent) < 1
+        or min(margin) < 0
+        or any(not 1 <= s <= n for s, n in zip(step, answered, strict=True))
+    ):
+        raise UsageError(
+            f"windows of {window} that answer for {answered} cannot follow each other every {step} pixels over {extent}"
+        )
+    if multiple < 1 or any(by % multiple for by in step):
+        raise UsageError(f"steps of {step} px are not multiples of {multiple} px, the pooling grid")
+    axes = [_line(n, side, by, multiple) for n, side, by in zip(extent, answered, step, strict=True)]
+    index = np.stack([axis.ravel() for axis in np.indices(tuple(len(line) for line in axes))], axis=1)
+    parts = np.stack([line[index[:, axis]] for axis, line in enumerate(axes)], axis=2)  # (n, 3, axes)
+    start = parts[:, 0] - np.array(margin, np.int64)
+    return TilePlan(
+        source_id=source_id,
+        spacing=spacing,
+        extent=extent,
+        window=window,
+        boxes=np.stack([start, start + np.array(window, np.int64)], axis=1),
+        cores=parts[:, 1:],
+        outside=outside,
+    )
+
+
+def _line(extent: int, side: int, step: int, multiple: int) -> Int64Array:
+    """Along one axis, for each window: where what it answers for begins, and its core's start and stop; `(n, 3)`."""
+    last = max(0, -(-(extent - side) // multiple) * multiple)
+    starts = np.unique(np.minimum(np.arange(0, last + step, step, dtype=np.int64), last))
+    between = (starts[1:] + starts[:-1] + side) // 2
+    core_start = np.concatenate([[0], between])
+    core_stop = np.concatenate([between, [extent]])
+    return np.stack([starts, core_start, core_stop], axis=1).astype(np.int64)
 
 
 def around(

@@ -17,6 +17,7 @@ Points = npt.NDArray[np.float64]
 
 # Directions of a border with its cell on the right hand: east along the top, south, west along the bottom, north.
 _STEPS = np.array([[0, 1], [1, 0], [0, -1], [-1, 0]])
+_FIRST_VERTEX = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +81,35 @@ def outlines_by_label(
     return {label: tuple(polygons) for label, polygons in grouped.items()}
 
 
+def polygon_of_borders(borders: npt.NDArray[np.int64]) -> Polygon:
+    """The polygon around cells that hang together by their sides, from all their borders with other cells.
+
+    `borders` are `(n, 3)` in any order: row and column of a cell, and on which side of it the border is: 0 above, 1 to
+    the right, 2 below, 3 to the left.
+    """
+    ordered = borders[np.lexsort((borders[:, 2], borders[:, 1], borders[:, 0]))]
+    cells, directions = ordered[:, :2], ordered[:, 2]
+    origin = cells.min(axis=0)
+    rings = [
+        ring + origin
+        for _, ring in _closed(cells - origin, directions, int(cells[:, 1].max() - origin[1]) + 2)
+    ]
+    (exterior,) = (ring for ring in rings if _signed_area(ring) > 0)
+    return Polygon(exterior, tuple(ring for ring in rings if _signed_area(ring) <= 0))
+
+
 def _rings(member: npt.NDArray[np.bool_]) -> list[tuple[tuple[int, int], Points]]:
     """Every closed border, corners only, with one of the cells along it. Cells lie to the right of the direction."""
-    cells, starts, directions = _borders(member)
-    following = _following(starts, directions, member.shape[1] + 1)
+    cells, directions = _borders(member)
+    return _closed(cells, directions, member.shape[1] + 1)
+
+
+def _closed(
+    cells: npt.NDArray[np.int64], directions: npt.NDArray[np.int64], stride: int
+) -> list[tuple[tuple[int, int], Points]]:
+    """Borders joined to rings; `stride` is more than any vertex's column."""
+    starts = cells + _FIRST_VERTEX[directions]
+    following = _following(starts, directions, stride)
     follow, corner = following.tolist(), (directions[following] != directions).tolist()
     rows, columns = starts.T.tolist()
     steps = _STEPS[directions].tolist()
@@ -105,18 +131,16 @@ def _rings(member: npt.NDArray[np.bool_]) -> list[tuple[tuple[int, int], Points]
 
 def _borders(
     member: npt.NDArray[np.bool_],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Unit borders between true and other cells: their cell, first vertex, and direction, in row order of the cell."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Unit borders between true and other cells: their cell and direction, in row order of the cell."""
     padded = np.pad(member, 1)
     inner = padded[1:-1, 1:-1]
     beyond = (padded[:-2, 1:-1], padded[1:-1, 2:], padded[2:, 1:-1], padded[1:-1, :-2])
-    first_vertex = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
     found = [np.argwhere(inner & ~other) for other in beyond]
     cells = np.concatenate(found)
     directions = np.repeat(np.arange(4), [len(part) for part in found])
     order = np.lexsort((directions, cells[:, 1], cells[:, 0]))
-    cells, directions = cells[order], directions[order]
-    return cells, cells + first_vertex[directions], directions
+    return cells[order], directions[order]
 
 
 def _following(

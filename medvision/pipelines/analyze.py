@@ -22,6 +22,7 @@ from medvision.models.slide_forest import SlideForest
 from medvision.ops.tissue import Tissue
 from medvision.pipelines.config import AnalyzeConfig, Scalar
 from medvision.pipelines.configured import configured_forest, configured_model, configured_runner
+from medvision.pipelines.configured_segment import ReadySegment
 from medvision.pipelines.dense import Agreement, compute_dense, plan_dense
 from medvision.pipelines.device import compute
 from medvision.pipelines.heatmap import (
@@ -45,6 +46,7 @@ from medvision.pipelines.slide_result import (
     write_peaks,
     write_pictures,
 )
+from medvision.pipelines.tissue_model import tissue_by_model, tissue_model
 from medvision.report.render import HTML, PDF, write_report
 from medvision.sources import open_source
 from medvision.sources.base import Source
@@ -216,7 +218,9 @@ class _Analysis:
     @cached_property
     def tissue(self) -> Tissue:
         """Where tissue lies in the overview."""
-        return locate_tissue(self.overview)
+        if self.tissue_model is None:
+            return locate_tissue(self.overview)
+        return tissue_by_model(self.source, self.overview, self.tissue_model, self.engine)
 
     def outcome(self, runner: Runner) -> SlideOutcome:
         """Make or find the result, with its report, and say what became of the slide."""
@@ -253,11 +257,19 @@ class _Analysis:
         """What judges the slide, where that is not its highest neighbourhood."""
         return configured_forest(self.config)
 
+    @cached_property
+    def tissue_model(self) -> ReadySegment | None:
+        """What tells tissue, where that is not a threshold of colour."""
+        chosen = self.config.tissue_model
+        return None if chosen is None else tissue_model(chosen, self.config.device)
+
     @property
     def fields(self) -> dict[str, Scalar]:
         """The parameters that change the result."""
         fields = self.config.findings_fields()
-        return fields if self.forest is None else {**fields, "slide_model": self.forest.digest}
+        if self.forest is not None:
+            fields = {**fields, "slide_model": self.forest.digest}
+        return fields if self.tissue_model is None else {**fields, "tissue_model": self.tissue_model.digest}
 
     def _spec(self, runner: Runner) -> ResultSpec:
         """Everything that the result depends on."""
@@ -398,7 +410,7 @@ class _Analysis:
 
 def command_of(config: AnalyzeConfig) -> str:
     """The command with every parameter that is not a default; no paths, which may name a patient."""
-    changed = config.model_dump(exclude_defaults=True, exclude={"weights", "slide_model"})
+    changed = config.model_dump(exclude_defaults=True, exclude={"weights", "slide_model", "tissue_model"})
     options = [f"--{name.replace('_', '-')}={value}" for name, value in changed.items()]
     return shlex.join(["medvision", "analyze", *options])
 

@@ -1,4 +1,4 @@
-"""What a batch is asked for: which slides, images or scans, into which folder, what is done to them, by whom.
+"""What a batch is asked for: which slides, images, scans or cases, into which folder, what is done, by whom.
 
 This module is light on purpose, as `medvision batch --help` and the schedules need it and no deep-learning library.
 """
@@ -14,6 +14,7 @@ from pydantic import Field, create_model, field_validator, model_validator
 from medvision.pipelines.config import AnalyzeConfig, Count, Positive
 from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.segment_config import SegmentConfig
 from medvision.pipelines.work import SLIDES, WORKS, Config, Work
 from medvision.store.records import Record
 from medvision.training.config_file import read_yaml_config, validated
@@ -98,14 +99,15 @@ class BatchOptions(Record):
 class BatchRequest(Record):
     """One batch: everything that the flow is told. Prefect stores it, so that it holds paths and settings only.
 
-    It is of `slides`, which are analysed, of `images`, which are classified, or of `scans`, which are searched for
-    nodules: one of them is given, each a manifest (see `medvision.store.cohort`) or a folder, with the parameters of
-    that work alone.
+    It is of `slides`, which are analysed, of `images`, which are classified, of `scans`, which are searched for
+    nodules, or of `cases`, which are segmented, whatever they are: one of them is given, each a manifest (see
+    `medvision.store.cohort`) or a folder, with the parameters of that work alone.
     """
 
     slides: Path | None = None
     images: Path | None = None
     scans: Path | None = None
+    cases: Path | None = None
     out: Path
     analyze: AnalyzeConfig | None = None
     """Of slides; the defaults where it is not given."""
@@ -113,6 +115,8 @@ class BatchRequest(Record):
     """Of images."""
     nodules: NoduleConfig | None = None
     """Of scans."""
+    segment: SegmentConfig | None = None
+    """Of cases."""
     options: BatchOptions = BatchOptions()
 
     @model_validator(mode="after")
@@ -120,7 +124,7 @@ class BatchRequest(Record):
         given = [work.inputs for work in WORKS if getattr(self, work.inputs) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise ValueError(f"a batch is of slides, images or scans: give one of them, not {found}")
+            raise ValueError(f"a batch is of slides, images, scans or cases: give one of them, not {found}")
         for other in WORKS:
             if other is not self.work and getattr(self, other.parameters) is not None:
                 raise ValueError(
@@ -130,6 +134,8 @@ class BatchRequest(Record):
             raise ValueError("classify: images need it, with the model at least")
         if self.scans is not None and self.nodules is None:
             raise ValueError("nodules: scans need it, with the detector at least")
+        if self.cases is not None and self.segment is None:
+            raise ValueError("segment: cases need it, with the model or the method at least")
         return self
 
     @model_validator(mode="after")
@@ -163,7 +169,7 @@ class BatchRequest(Record):
         return self.options.pattern or self.work.patterns
 
     def over(self, inputs: Path) -> BatchRequest:
-        """The same over other slides, images or scans."""
+        """The same over other slides, images, scans or cases."""
         return self.model_copy(update={self.work.inputs: inputs})
 
     def with_absolute_paths(self) -> BatchRequest:

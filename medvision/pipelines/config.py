@@ -26,9 +26,13 @@ def _says(words: str) -> object:
 class AnalyzeConfig(Record):
     """Parameters of an analysis."""
 
-    model: Annotated[str, _says("A model of `medvision models`, or a torchvision or timm network.")] = (
-        "camelyon-mini"
-    )
+    model: Annotated[
+        str,
+        _says(
+            "A model of `medvision models`, a torchvision or timm network, or `segmentation`: a network of `medvision "
+            "train segment`, given by --weights, whose mean probability scores each cell."
+        ),
+    ] = "camelyon-mini"
     weights: Annotated[
         Path | None, _says("Local weights for that network: safetensors, or a plain state dict.")
     ] = None
@@ -72,6 +76,13 @@ class AnalyzeConfig(Record):
         _says(
             "A slide model of `medvision train slide-forest`, which then gives the slide's probability. Default: the "
             "highest mean over neighbouring cells."
+        ),
+    ] = None
+    tissue_model: Annotated[
+        Path | None,
+        _says(
+            "Weights of a segmentation network that tells tissue from glass, or the folder of its training. Default: "
+            "thresholds of colour."
         ),
     ] = None
     # The highest of thousands of windows is judged, so a single window's 0.5 would call most slides positive; 0.9 is
@@ -125,7 +136,7 @@ class AnalyzeConfig(Record):
 
         What files hold is known by digests, beside these.
         """
-        files = {"weights", "slide_model"}
+        files = {"weights", "slide_model", "tissue_model"}
         how = {"device", "precision", "backend", "batch_size", "readers", "checkpoint_seconds"}
         fields: dict[str, Scalar] = self.model_dump(exclude={"classes", *files, *how})
         fields["classes"] = None if self.classes is None else ",".join(self.classes)

@@ -13,12 +13,18 @@ from medvision.engine.backends import BACKENDS, Runner, prepare
 from medvision.engine.contract import PatchModel
 from medvision.engine.device import resolve_device
 from medvision.models import load_model
+from medvision.models.segmentation import read_segment_model
+from medvision.models.segmentation.heatmap import heatmap_model
 from medvision.models.slide_forest import SlideForest, read_slide_forest
 from medvision.models.turns import with_turns
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.dense import check_dense, dense_backend
 from medvision.pipelines.device import submit
 from medvision.pipelines.heatmap import spacing_of, stride_px
+from medvision.pipelines.tissue_model import tissue_model
+
+SEGMENTATION = "segmentation"
+"""The name by which an analysis takes a segmentation network."""
 
 
 @lru_cache(maxsize=2)
@@ -30,11 +36,23 @@ def model_for(
     window: int | None,
     positive: str | None,
     tta: int = 1,
+    stride: int | None = None,
 ) -> PatchModel:
-    """The model of a configuration, loaded once per process."""
+    """The model of a configuration, loaded once per process. `stride` is the cell of a segmentation network."""
+    if model == SEGMENTATION:
+        return _segmentation(weights, positive, tta, stride)
     found = load_model(
         model, weights=weights, classes=classes, spacing_um=spacing, window_px=window, positive=positive
     )
+    return with_turns(found, tta) if tta > 1 else found
+
+
+def _segmentation(weights: Path | None, positive: str | None, tta: int, stride: int | None) -> PatchModel:
+    if weights is None:
+        raise UsageError(
+            "model 'segmentation' needs --weights FILE, of a network of `medvision train segment`, or its folder"
+        )
+    found = heatmap_model(read_segment_model(weights), positive, stride)
     return with_turns(found, tta) if tta > 1 else found
 
 
@@ -52,6 +70,7 @@ def configured_model(config: AnalyzeConfig) -> PatchModel:
         config.window,
         config.positive,
         config.tta,
+        config.stride if config.model == SEGMENTATION else None,
     )
 
 
@@ -109,6 +128,8 @@ def check_names(config: AnalyzeConfig) -> PatchModel:
         )
     check_dense(model, stride_px(model, config.stride), config.dense)
     configured_forest(config)
+    if config.tissue_model is not None:
+        tissue_model(config.tissue_model, "cpu")
     if config.backend != "auto":
         BACKENDS.check(config.backend)
     return model

@@ -1,4 +1,4 @@
-"""What a batch does to each of its items: the one table of all that differs between slides, images and scans.
+"""What a batch does to each of its items: the one table of all that differs between slides, images, scans and cases.
 
 The keeper, the workers, the flows, the schedules and the command line ask it, and know neither. Its functions import
 what they need when they are called, so that a command's help need not wait for a deep-learning library.
@@ -16,13 +16,14 @@ from medvision.core.errors import UsageError
 from medvision.pipelines.config import AnalyzeConfig
 from medvision.pipelines.image_config import ImageConfig
 from medvision.pipelines.nodule_config import NoduleConfig
+from medvision.pipelines.segment_config import SegmentConfig
 from medvision.store.records import ItemKind, SlideOutcome
 
 if TYPE_CHECKING:
     from medvision.sources.guarded import Limits
 
-Config = AnalyzeConfig | ImageConfig | NoduleConfig
-C = TypeVar("C", AnalyzeConfig, ImageConfig, NoduleConfig)
+Config = AnalyzeConfig | ImageConfig | NoduleConfig | SegmentConfig
+C = TypeVar("C", AnalyzeConfig, ImageConfig, NoduleConfig, SegmentConfig)
 
 SLIDE_PATTERNS = (
     "*.svs",
@@ -38,6 +39,7 @@ SLIDE_PATTERNS = (
 )
 IMAGE_PATTERNS = ("*.png", "*.jpg", "*.jpeg", "*.bmp", "*.webp", "*.tif", "*.tiff", "*.dcm", "*.dicom")
 SCAN_PATTERNS = ("*.mhd", "*.mha", "*.nii", "*.nii.gz", "*.nrrd", "*.nhdr", "*.dcm", "*.dicom")
+CASE_PATTERNS = tuple(dict.fromkeys((*SLIDE_PATTERNS, *IMAGE_PATTERNS, *SCAN_PATTERNS)))
 
 
 class Attempt(Protocol):
@@ -57,7 +59,7 @@ class Attempt(Protocol):
         alias: str | None,
         limits: Limits | None,
     ) -> SlideOutcome:
-        """See `analyze_slide`, `classify_image` and `find_nodules`."""
+        """See `analyze_slide`, `classify_image`, `find_nodules` and `segment_case`."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ class Work(Generic[C]):
 
     item: ItemKind
     """What one item is called."""
-    inputs: Literal["slides", "images", "scans"]
+    inputs: Literal["slides", "images", "scans", "cases"]
     """What several are called, and the field of a request that names them."""
-    parameters: Literal["analyze", "classify", "nodules"]
+    parameters: Literal["analyze", "classify", "nodules", "segment"]
     """The field of a request that holds the parameters."""
     config: type[C]
     paths: tuple[str, ...]
@@ -127,6 +129,24 @@ def _search(*args: Any, **kwargs: Any) -> SlideOutcome:
     from medvision.pipelines.nodules import find_nodules
 
     return find_nodules(*args, **kwargs)
+
+
+def _segment(*args: Any, **kwargs: Any) -> SlideOutcome:
+    from medvision.pipelines.segment import segment_case
+
+    return segment_case(*args, **kwargs)
+
+
+def _check_segment(config: SegmentConfig, on_device: bool) -> None:
+    from medvision.pipelines.segment import check_segment_config
+
+    check_segment_config(config if on_device else config.model_copy(update={"device": "cpu"}))
+
+
+def _look_at_case(path: Path, config: SegmentConfig) -> None:
+    from medvision.pipelines.segment_case import look_at_case
+
+    look_at_case(path, config)
 
 
 def _check_analyze(config: AnalyzeConfig, on_device: bool) -> None:
@@ -197,7 +217,7 @@ SLIDES = Work(
     inputs="slides",
     parameters="analyze",
     config=AnalyzeConfig,
-    paths=("weights", "slide_model"),
+    paths=("weights", "slide_model", "tissue_model"),
     command="batch",
     flow="batch",
     done="analysed",
@@ -266,7 +286,33 @@ SCANS = Work(
     supply=_refuse_spacing,
 )
 
-WORKS: tuple[Work[Any], ...] = (SLIDES, IMAGES, SCANS)
+CASES = Work(
+    item="case",
+    inputs="cases",
+    parameters="segment",
+    config=SegmentConfig,
+    paths=("model",),
+    command="batch-segment",
+    flow="segment",
+    done="segmented",
+    shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
+    patterns=CASE_PATTERNS,
+    gathered=_slides_of,
+    one_file=False,
+    found="part",
+    unit="windows",
+    bytes_per_result=5_000_000,
+    attempt=_segment,
+    check=_check_segment,
+    look=_look_at_case,
+    fields=lambda config: {
+        **config.findings_fields(),
+        "model": None if config.model is None else config.model.stem,
+    },
+    supply=lambda config, um: config.model_copy(update={"spacing": f"{um:g}"}),
+)
+
+WORKS: tuple[Work[Any], ...] = (SLIDES, IMAGES, SCANS, CASES)
 
 
 def work_of(config: Config) -> Work[Any]:

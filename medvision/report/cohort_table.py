@@ -24,6 +24,7 @@ from medvision.store.manifest import read_manifest
 from medvision.store.predictions import PREDICTIONS, may_replace, write_predictions
 from medvision.store.records import ItemKind, RunRecord, SlideResult
 from medvision.store.scan_records import NoduleResult
+from medvision.store.segment_records import ClassTotal, SegmentResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,6 +110,26 @@ _COLUMNS: dict[ItemKind, dict[str, Kind]] = {
         "scan_digest": "string",
         **_MADE_FROM,
     },
+    "case": {
+        **_FIRST,
+        "case": "string",
+        "case_id": "string",
+        **_ENDED,
+        "kind": "string",
+        "label": "string",
+        "confidence": "float64",
+        "parts": "int64",
+        "exact": "bool",
+        "windows": "int64",
+        "unread": "int64",
+        "shape": "string",
+        "spacing": "string",
+        "unit": "string",
+        "reader": "string",
+        "model": "string",
+        "case_digest": "string",
+        **_MADE_FROM,
+    },
 }
 
 
@@ -128,6 +149,7 @@ def write_cohort_table(
     rows = [_row(one, recorded.get(one.outcome.name), kind) for one in items]
     columns = dict(_COLUMNS[kind])
     columns |= {_class(name): "float64" for name in classes_of(_of_images(items))}
+    columns |= _class_columns(items)
     for one in items:
         for measure in one.result.qc if one.result else ():
             columns |= {_column(measure.name): "float64", f"{_column(measure.name)}_ok": "bool"}
@@ -207,7 +229,54 @@ def _digests(found: Mapping[str, str], kind: ItemKind) -> dict[str, Value]:
     return {f"{kind if what == 'slide' else what}_digest": digest for what, digest in found.items()}
 
 
+def _class_columns(items: Iterable[Item]) -> dict[str, Kind]:
+    """Of what was segmented: area or volume of each class, and its parts."""
+    found: dict[str, Kind] = {}
+    for one in items:
+        for total in one.result.classes if isinstance(one.result, SegmentResult) else ():
+            found |= {name: "int64" if "parts" in name else "float64" for name in _class_sizes(total)}
+    return found
+
+
+def _class_sizes(total: ClassTotal) -> dict[str, Value]:
+    sizes = {
+        "share": total.share,
+        "area_mm2": total.area_mm2,
+        "volume_ml": total.volume_ml,
+        "parts": total.parts,
+    }
+    return {f"{what}_{total.name}": value for what, value in sizes.items() if value is not None}
+
+
+def _case_cells(result: SegmentResult) -> dict[str, Value]:
+    case, tiling = result.case, result.tiling
+    cells: dict[str, Value] = {
+        "case": case.name,
+        "verdict": result.verdict,
+        "reason": result.reason or None,
+        "kind": case.kind,
+        "label": result.label,
+        "confidence": result.confidence,
+        "parts": result.parts,
+        "exact": None if tiling is None else tiling.exact,
+        "windows": None if tiling is None else tiling.windows,
+        "unread": None if tiling is None else tiling.unread,
+        "shape": " ".join(str(side) for side in case.shape),
+        "spacing": None if case.spacing is None else " ".join(f"{side:g}" for side in case.spacing),
+        "unit": None if case.spacing is None else case.unit,
+        "reader": case.reader,
+        "model": result.model.name,
+        "case_digest": case.digest,
+        "config_digest": result.config_digest,
+    }
+    for total in result.classes:
+        cells |= _class_sizes(total)
+    return cells
+
+
 def _cells(result: Result) -> dict[str, Value]:
+    if isinstance(result, SegmentResult):
+        return _case_cells(result)
     if isinstance(result, NoduleResult):
         return _scan_cells(result)
     return _image_cells(result) if isinstance(result, ImageResult) else _result_cells(result)

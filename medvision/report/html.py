@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from medvision.report.model import ImageReport, Overview, Report, ScanReport
+from medvision.report.model import ImageReport, Overview, Report, ScanReport, SegmentReport
 from medvision.report.pictures import HEAT_OPACITY, svg_path
 
 HERE = Path(__file__).parent
@@ -57,6 +57,27 @@ def render_scan_html(report: ScanReport) -> bytes:
         + "\n".join(rules)
         + "\n",
         script=read_template("report.js"),
+        report=report,
+    )
+
+
+def render_segment_html(report: SegmentReport) -> bytes:
+    """The same of the report of what was segmented."""
+    rules = []
+    for panel in report.panels:
+        ratio = panel.picture.width / panel.picture.height
+        rules.append(f"#{panel.key}{{aspect-ratio:{ratio:.5f};max-width:{_TALLEST_REM * ratio:.2f}rem}}")
+        if panel.scale is not None:
+            rules.append(f"#{panel.key} .bar{{width:{100 * panel.scale.fraction:.4f}%}}")
+    rules += [f".swatch-{number}{{background:{one.colour}}}" for number, one in enumerate(report.legend)]
+    return render_page(
+        "segment_report.html.j2",
+        style=read_template("common.css")
+        + read_template("report.css")
+        + read_template("segment.css")
+        + "\n".join(rules)
+        + "\n",
+        script=read_template("segment.js"),
         report=report,
     )
 

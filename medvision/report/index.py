@@ -20,12 +20,14 @@ from medvision.report.model import BANNER, Tone
 from medvision.report.result import kind_of, read_result
 from medvision.report.rows import INDEX_HTML, Item, Row, View, failed_row
 from medvision.report.scan_rows import scan_view
+from medvision.report.segment_rows import segment_view, segmented_classes
 from medvision.report.slide_rows import slide_view
 from medvision.report.thumbnails import EMBEDDED, remove_older
 from medvision.store.files import atomic_write, is_set_aside
 from medvision.store.image_records import ImageResult
 from medvision.store.ledger_records import PastResult
 from medvision.store.records import EvaluationRecord, ItemKind, RunIndex, SlideOutcome
+from medvision.store.segment_records import SegmentResult
 
 __all__ = ["INDEX_HTML", "INDEX_JSON", "FrocPlot", "froc_plot", "render_index"]
 
@@ -53,11 +55,11 @@ def render_index(
 ) -> Path:
     """Write the page of the run in `folder`, and `index.json`, from which it can be rendered again; returns the page.
 
-    The run is of slides, images or scans, as `item` says. The page has one row per outcome, in that order, with what
-    its own `result.json` says where there is one; so have `cohort.csv` and `cohort.parquet` beside it, and of images
-    also `predictions.csv`. With the `run_id` of a run in the folder's ledger, the page also says how that run compares
-    with the earlier ones. Without outcomes, they, the evaluation, the run and what it is of are those of the stored
-    `index.json`, else one outcome per folder of a result that is found.
+    The run is of slides, images, scans or cases, as `item` says. The page has one row per outcome, in that order,
+    with what its own `result.json` says where there is one; so have `cohort.csv` and `cohort.parquet` beside it, and
+    of images also `predictions.csv`. With the `run_id` of a run in the folder's ledger, the page also says how that
+    run compares with the earlier ones. Without outcomes, they, the evaluation, the run and what it is of are those of
+    the stored `index.json`, else one outcome per folder of a result that is found.
 
     Raises:
         StoreError: if `index.json` or the ledger cannot be read, an outcome leads out of the run, or a file cannot be
@@ -105,11 +107,15 @@ def render_index(
 
 
 def _view(item: ItemKind, items: Sequence[Item]) -> View:
-    """The one place that tells what the page shows of slides, of images and of scans."""
+    """The one place that tells what the page shows of slides, of images, of scans and of what was segmented."""
     if item == "slide":
         return slide_view()
     if item == "scan":
         return scan_view()
+    if item == "case":
+        return segment_view(
+            segmented_classes(one.result for one in items if isinstance(one.result, SegmentResult))
+        )
     return image_view(classes_of(one.result for one in items if isinstance(one.result, ImageResult)))
 
 

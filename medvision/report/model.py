@@ -175,6 +175,53 @@ class ImageReport:
 
 
 @dataclass(frozen=True)
+class SegmentPanel:
+    """A picture, and the colours of the classes to be laid over it."""
+
+    key: str
+    caption: str
+    picture: Picture
+    classes: Picture
+    scale: ScaleBar | None
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """A class with its colour, and what was found of it."""
+
+    name: str
+    colour: str
+    value: str
+
+
+@dataclass(frozen=True)
+class SegmentReport:
+    """The report of what was segmented, in reading order. `figures` are what the model's contract says."""
+
+    title: str
+    case: str
+    kicker: str
+    subtitle: tuple[str, ...]
+    verdict: Verdict
+    panels: tuple[SegmentPanel, ...]
+    panels_note: str
+    legend: tuple[LegendEntry, ...]
+    classes: Grid
+    parts: Grid | None
+    files: tuple[Fact, ...]
+    figures: Grid | None
+    figures_none: str
+    checks: tuple[Check, ...]
+    warnings: tuple[str, ...]
+    provenance: tuple[FactGroup, ...]
+    limits: tuple[str, ...]
+    banner: str = BANNER
+    checks_title: str = "Quality control"
+    checks_none: str = "No quality measure was taken."
+    sign_off: tuple[str, ...] = SIGN_OFF
+
+
+@dataclass(frozen=True)
 class Projection:
     """A scan seen as a whole from one side, with the places of its findings. `letters` are those of its edges."""
 

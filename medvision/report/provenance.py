@@ -9,6 +9,7 @@ from medvision.report.model import Fact, FactGroup
 from medvision.store.image_records import ImageResult
 from medvision.store.records import RunRecord, SlideResult
 from medvision.store.scan_records import NoduleModelInfo, NoduleResult
+from medvision.store.segment_records import SegmentResult
 
 Scalar = str | int | float | bool | None
 
@@ -42,8 +43,19 @@ def scan_provenance(result: NoduleResult, run: RunRecord) -> tuple[FactGroup, ..
     return _groups(result, run, FactGroup("Scan", _scan_facts(result)), *nets)
 
 
+def segment_provenance(result: SegmentResult, run: RunRecord) -> tuple[FactGroup, ...]:
+    """The same for what was segmented."""
+    return _groups(
+        result,
+        run,
+        FactGroup(result.case.kind.capitalize(), _case_facts(result)),
+        FactGroup("Model", _segment_model_facts(result)),
+        FactGroup("Windows", _tiling_facts(result)),
+    )
+
+
 def _groups(
-    result: SlideResult | ImageResult | NoduleResult, run: RunRecord, *own: FactGroup
+    result: SlideResult | ImageResult | NoduleResult | SegmentResult, run: RunRecord, *own: FactGroup
 ) -> tuple[FactGroup, ...]:
     """What is special to a kind of result, and what all have."""
     groups = (
@@ -193,6 +205,62 @@ def _net_facts(net: NoduleModelInfo) -> tuple[Fact, ...]:
         Fact("Calibration", net.calibration),
         Fact("Temperature", f"{net.temperature:g}"),
     )
+
+
+def _case_facts(result: SegmentResult) -> tuple[Fact, ...]:
+    case = result.case
+    spacing = "not known"
+    if case.spacing is not None:
+        origin = "supplied by the user" if case.spacing_origin == "supplied" else "from the file"
+        spacing = f"{_times(case.spacing)} {'µm' if case.unit == 'um' else 'mm'} ({origin})"
+    what = "voxels (planes, rows, columns)" if case.kind == "volume" else "px (rows, columns)"
+    facts = [
+        Fact("Name", case.name),
+        Fact("Content SHA-256", case.digest, code=True),
+        Fact("Size", f"{_times(case.shape)} {what}"),
+        Fact("Spacing", spacing),
+        Fact("Reader", f"{case.reader} ({case.reader_reason})" if case.reader_reason else case.reader),
+        *((Fact("Axes", case.axes),) if case.axes else ()),
+        *((Fact("Shown", case.shown),) if case.shown else ()),
+    ]
+    return (*facts, *(Fact(_spaced(name), value) for name, value in sorted(case.metadata.items())))
+
+
+def _segment_model_facts(result: SegmentResult) -> tuple[Fact, ...]:
+    model = result.model
+    facts = [
+        Fact("Name and version", f"{model.name} {model.version}"),
+        Fact("Method", model.architecture),
+        *((Fact("Weights SHA-256", model.digest, code=True),) if model.digest else ()),
+        Fact("Classes", ", ".join(model.classes)),
+    ]
+    if model.window:
+        unit = "µm" if model.unit == "um" else "mm"
+        at = "pixels of any size" if model.spacing is None else f"pixels of {_times(model.spacing)} {unit}"
+        facts += [
+            Fact("Window", f"{_times(model.window)} {at}"),
+            Fact("Values", model.values),
+            Fact("Calibration", model.calibration),
+            Fact("Temperature", f"{model.temperature:g}"),
+        ]
+    return tuple(facts)
+
+
+def _tiling_facts(result: SegmentResult) -> tuple[Fact, ...]:
+    tiling = result.tiling
+    if tiling is None:
+        return ()
+    reach = "everything in the window" if tiling.influence is None else f"{_times(tiling.influence)} px"
+    facts = [
+        Fact("Windows", f"{tiling.windows:,} of {_times(tiling.window)} px"),
+        Fact("Step", f"{_times(tiling.step)} px"),
+        Fact("Made one by", {"none": "cores"}.get(tiling.blend, f"{tiling.blend} blend")),
+        Fact("As one run over the whole", "yes" if tiling.exact else "no"),
+        Fact("Influence of an edge", reach),
+    ]
+    if tiling.seam_difference is not None:
+        facts.append(Fact("Difference at a seam, on noise", f"{tiling.seam_difference:.2g}"))
+    return tuple(facts)
 
 
 def _times(values: tuple[float, ...]) -> str:

@@ -6,16 +6,23 @@ from pathlib import Path
 
 from medvision.core.errors import StoreError, UsageError
 from medvision.report.build import RESULT, build_report
-from medvision.report.html import render_html, render_image_html, render_scan_html
+from medvision.report.html import (
+    render_html,
+    render_image_html,
+    render_scan_html,
+    render_segment_html,
+)
 from medvision.report.image_build import build_image_report
 from medvision.report.index import INDEX_JSON, render_index
 from medvision.report.pdf import render_pdf
 from medvision.report.result import read_result
 from medvision.report.scan_build import build_scan_report
+from medvision.report.segment_build import build_segment_report
 from medvision.store.files import atomic_write, is_set_aside
 from medvision.store.image_records import ImageResult
 from medvision.store.manifest import MANIFEST
 from medvision.store.scan_records import NoduleResult
+from medvision.store.segment_records import SegmentResult
 from medvision.store.store import ResultStore
 
 HTML = "report.html"
@@ -23,7 +30,7 @@ PDF = "report.pdf"
 
 
 def write_report(folder: Path) -> list[Path]:
-    """Render the HTML and PDF of a slide, or the HTML of an image or a scan, whose result lies in `folder`.
+    """Render the HTML and PDF of a slide, or the HTML of an image, a scan or a case, whose result lies in `folder`.
 
     Returns the paths.
 
@@ -33,6 +40,9 @@ def write_report(folder: Path) -> list[Path]:
     result = read_result(folder / RESULT)
     if isinstance(result, NoduleResult):
         atomic_write(folder / HTML, render_scan_html(build_scan_report(folder)))
+        return [folder / HTML]
+    if isinstance(result, SegmentResult):
+        atomic_write(folder / HTML, render_segment_html(build_segment_report(folder)))
         return [folder / HTML]
     if isinstance(result, ImageResult):
         atomic_write(folder / HTML, render_image_html(build_image_report(folder)))

@@ -1,4 +1,4 @@
-"""Reading what was found about one slide, image or scan, whichever it is."""
+"""Reading what was found about one slide, image, scan or case, whichever it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from medvision.report.build import read_record
 from medvision.store.image_records import ImageResult
 from medvision.store.records import ItemKind, SlideResult
 from medvision.store.scan_records import NoduleResult
+from medvision.store.segment_records import SegmentResult
 
-Result = SlideResult | ImageResult | NoduleResult
+Result = SlideResult | ImageResult | NoduleResult | SegmentResult
 
 
 def read_result(path: Path) -> Result:
@@ -24,6 +25,8 @@ def read_result(path: Path) -> Result:
     except (OSError, ValueError, RecursionError):
         content = None  # what is wrong with it is said by `read_record`
     kind = content.get("kind") if isinstance(content, dict) else None
+    if kind == "case":
+        return read_record(path, SegmentResult)
     if kind == "scan":
         return read_record(path, NoduleResult)
     return read_record(path, ImageResult) if kind == "image" else read_record(path, SlideResult)

@@ -23,8 +23,14 @@ _FILES = (
     ("PDF", "report.pdf"),
     ("GeoJSON", OUTLINES),
     ("GeoJSON", "findings.geojson"),
+    ("GeoJSON", "segments.geojson"),
     ("DICOM SR", FINDINGS_SR),
     ("CSV", "candidates.csv"),
+    ("CSV", "parts.csv"),
+    ("Mask", "mask.png"),
+    ("Mask", "mask.ome.tiff"),
+    ("Mask", "mask.nii.gz"),
+    ("Mask", "mask.dcm"),
     ("JSON", RESULT),
 )
 

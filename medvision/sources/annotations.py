@@ -14,7 +14,8 @@ import uuid
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -195,15 +196,18 @@ def write_geojson(path: Path, annotations: Iterable[Annotation]) -> None:
     Polygons that follow each other under one name, with equal class and measurements, are parts of one thing and
     become one feature, a MultiPolygon; `read_geojson` takes it apart again. A ring of one or two points gets its last
     one again, as a ring of GeoJSON has four positions at least. Measurements that are no finite number, which QuPath
-    exports as NaN, are left out, since JSON knows none.
+    exports as NaN, are left out, since JSON knows none. Annotations are written as they come, none is kept.
     """
-    features = [
-        _feature(number, list(parts)) for number, (_, parts) in enumerate(groupby(annotations, _thing))
-    ]
-    collection = {"type": "FeatureCollection", "features": features}
-    _write_text(
-        path, json.dumps(collection, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
-    )
+
+    def pieces() -> Iterator[str]:
+        yield '{"type":"FeatureCollection","features":['
+        for number, (_, parts) in enumerate(groupby(annotations, partial(_thing, apart=count(1)))):
+            feature = _feature(number, list(parts))
+            text = json.dumps(feature, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+            yield f",{text}" if number else text
+        yield "]}\n"
+
+    _write_text(path, pieces())
 
 
 def read_ncrf(path: Path) -> list[Annotation]:
@@ -315,9 +319,9 @@ def _geometry(geometry: dict[str, Any], where: str) -> Iterator[tuple[Kind, Poin
             yield "polygon", outer, tuple(holes)
 
 
-def _thing(one: Annotation) -> tuple[object, ...]:
+def _thing(one: Annotation, apart: Iterator[int]) -> tuple[object, ...]:
     """What parts of one thing share; of its own for whatever is no named polygon."""
-    alone = 0 if one.kind == "polygon" and one.name else id(one)
+    alone = 0 if one.kind == "polygon" and one.name else next(apart)
     return one.name, one.group, one.color, tuple(one.measurements.items()), alone
 
 
@@ -420,12 +424,12 @@ def _load_json(path: Path) -> Any:
         raise AnnotationError(f"{path}: not JSON that can be read: {error}") from error
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str | Iterator[str]) -> None:
     """Write beside, then rename, so that no partial file ever has the final name."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+            stream.writelines([text] if isinstance(text, str) else text)
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(path)

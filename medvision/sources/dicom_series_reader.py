@@ -57,6 +57,18 @@ def open_dicom_series(path: Path) -> Source:
     return Volume(path, stored)
 
 
+def series_files(path: Path) -> list[Path]:
+    """The files of a series, in the order of its slices.
+
+    Raises:
+        UnreadableSourceError: if it is none.
+    """
+    series = gather(path, _same_pixels)
+    if series is None:
+        raise UnreadableSourceError(f"{path}: no CT, MR or PET slices")
+    return [one.path for one in series.slices]
+
+
 class SliceVoxels:
     """See `medvision.sources.volume.Voxels`. The latest slices stay decoded: the whole scan or 256 MiB, what is
     less."""

@@ -19,7 +19,7 @@ from medvision.store.records import ItemKind
 
 COLUMNS = ("slide_id", "path", "label", "patient", "split", "annotation", "spacing")
 _REQUIRED = ("slide_id", "path")
-_OTHERS = ("image_id", "image", "scan_id", "scan")
+_OTHERS = ("image_id", "image", "scan_id", "scan", "case_id", "case")
 """What the table of some images' labels calls their ids."""
 
 

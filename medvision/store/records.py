@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Verdict = Literal["done", "no tissue", "QC rejected", "failed"]
 Label = Literal["positive", "negative"]
-ItemKind = Literal["slide", "image", "scan"]
+ItemKind = Literal["slide", "image", "scan", "case"]
 
 
 def as_text(name: str) -> str:

@@ -68,6 +68,8 @@ def test_importing_the_package_is_free() -> None:
         ["batch"],
         ["batch-scans"],
         ["nodules"],
+        ["batch-segment"],
+        ["segment"],
         ["models", "show"],
         ["runs"],
         ["server", "start"],
