@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from medvision.engine.backends import Runner
+from medvision.engine.blend import BlendSink, Canvas
 from medvision.engine.engine import PatchEngine
-from medvision.engine.plan import TilePlan, grid
-from medvision.engine.sinks import ImageSink
 from medvision.metrics.calibration import fit_softmax_temperature
 from medvision.metrics.overlap import dice
 from medvision.models.contract import Figure
 from medvision.models.segmentation import SegmentContract, SegmentModel
-from medvision.ops.deform import sample
+from medvision.models.segmentation.tiling import choose_tiling
+from medvision.ops.enlarge import linear_slabs
 from medvision.sources.array_source import ArraySource
 from medvision.training.accelerator import without_hooks
 from medvision.training.figures import interval_over
@@ -25,8 +24,6 @@ from medvision.training.segment_config import IGNORED
 from medvision.training.segment_data import Labels, SegmentImage
 
 Probabilities = npt.NDArray[np.float32]
-_OVERLAP = 8
-"""Windows of a network that pads overlap by this share of their side, on each side."""
 _SAMPLED = 5000
 """Pixels of an image on which the temperature is fitted."""
 _LEAST = 1e-30
@@ -34,37 +31,29 @@ _LEAST = 1e-30
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A network as it is run over whole images held in memory: values scaled to 0..1, mirrored beyond their borders."""
+    """A network as it is run over whole images held in memory, whose values are scaled to 0..1: in the windows, and
+    with what lies beyond the image, that `medvision segment` takes."""
 
-    runner: Runner
-    margin: tuple[int, ...]
+    model: SegmentModel
     engine: PatchEngine
 
     @classmethod
     def of(cls, net: nn.Module, contract: SegmentContract, engine: PatchEngine) -> Segmenter:
         """A copy of a network, which may still be learning."""
-        model = SegmentModel("learning", without_hooks(net), contract)
-        return cls(engine.prepare(model.patch_model(0.0, 1.0)), model.margin, engine)
+        return cls(SegmentModel("learning", without_hooks(net), contract), engine)
 
     def __call__(self, image: SegmentImage) -> Probabilities:
         """Probabilities `(classes, *shape)` of an image."""
-        model = self.runner.model
-        values = image.scaled()
-        shape, window = values.shape[:-1], model.window
-        answered = [side - 2 * lost for side, lost in zip(window, self.margin, strict=True)]
-        halo = [0 if any(self.margin) else side // _OVERLAP for side in window]
-        step = tuple(min(n, a - 2 * h) if n > a else n for n, a, h in zip(shape, answered, halo, strict=True))
-        inner = grid(image.content, shape, window, step)
-        before = np.maximum(0, -inner.boxes[:, 0].min(axis=0))
-        after = np.maximum(0, inner.boxes[:, 1].max(axis=0) - shape)
-        padded = np.pad(values, [*zip(before.tolist(), after.tolist(), strict=True), (0, 0)], mode="reflect")
-        plan = TilePlan(
-            image.content, None, padded.shape[:-1], window, inner.boxes + before, inner.cores + before
-        )
-        source = ArraySource(padded, "zyx"[-len(shape) :], fill=0, path=image.pair.image)
-        found, _ = self.engine.run(source, plan, self.runner, ImageSink(plan, len(model.classes)))
-        cut = tuple(slice(a, a + n) for a, n in zip(before.tolist(), shape, strict=True))
-        return np.ascontiguousarray(np.moveaxis(found[cut], -1, 0))
+        values, contract = image.scaled(), self.model.contract
+        shape = values.shape[:-1]
+        tiling = choose_tiling(contract, shape)
+        plan = tiling.plan(image.content, shape)
+        model = self.model.patch_model(0.0, 1.0)
+        canvas = Canvas.of(plan, len(contract.classes))
+        source = ArraySource(values, contract.axes, fill=0, path=image.pair.image)
+        sink = BlendSink(plan, tiling.margin, tiling.blend, canvas)
+        self.engine.run(source, plan, replace(model, window=tiling.window, spacing=None), sink)
+        return canvas.values
 
 
 def at_full_size(
@@ -73,12 +62,8 @@ def at_full_size(
     """Probabilities of the pixels of the file itself, between those of the network's spacing interpolated linearly."""
     if image.full == probabilities.shape[1:] or contract.spacing is None or image.spacing is None:
         return probabilities
-    steps = [side / new for side, new in zip(image.spacing.values, contract.spacing, strict=True)]
-    lines = [(np.arange(n) + 0.5) * step - 0.5 for n, step in zip(image.full, steps, strict=True)]
-    limits = [n - 1 for n in probabilities.shape[1:]]
-    lines = [line.clip(0, most) for line, most in zip(lines, limits, strict=True)]
-    places = np.stack(np.meshgrid(*lines, indexing="ij"))
-    return np.stack([sample(one, places) for one in probabilities])
+    steps = tuple(side / new for side, new in zip(image.spacing.values, contract.spacing, strict=True))
+    return np.concatenate([slab for _, slab in linear_slabs(probabilities, image.full, steps)], axis=1)
 
 
 def dice_of(truth: Labels, predicted: Labels, classes: int) -> list[float]:
@@ -90,7 +75,7 @@ def dice_of(truth: Labels, predicted: Labels, classes: int) -> list[float]:
 
 def mean_dice(segment: Segmenter, images: Sequence[SegmentImage]) -> float:
     """The mean over classes, but the first, of the mean Dice of the images that have it; 0 where none has any."""
-    classes = len(segment.runner.model.classes)
+    classes = len(segment.model.contract.classes)
     rows = [dice_of(image.truth, most_likely(segment(image)), classes) for image in images]
     return _mean(np.array(rows))
 
@@ -132,7 +117,7 @@ def fit_temperature(segment: Segmenter, images: Sequence[SegmentImage], seed: in
     for image in images:
         flat = np.flatnonzero(image.truth != IGNORED)
         drawn = rng.choice(flat, min(_SAMPLED, len(flat)), replace=False)
-        found = segment(image).reshape(len(segment.runner.model.classes), -1)[:, drawn]
+        found = segment(image).reshape(len(segment.model.contract.classes), -1)[:, drawn]
         logits.append(np.log(np.maximum(found.T.astype(np.float64), _LEAST)))
         labels.append(image.truth.reshape(-1)[drawn].astype(np.int64))
     return fit_softmax_temperature(np.concatenate(logits), np.concatenate(labels))

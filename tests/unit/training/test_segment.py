@@ -178,7 +178,7 @@ def test_an_image_is_predicted_as_in_one_run_over_all_of_it(name: str, side: int
     assert found.shape == (2, 48, 48)
     assert found.sum(axis=0) == pytest.approx(1, abs=1e-5)
     values = (images.images[0].scaled()[..., 0] - contract.mean[0]) / contract.std[0]
-    margin = segment.margin[0]
+    margin = segment.model.margin[0]
     whole = np.pad(values, margin + 4, mode="reflect") if margin else values
     with torch.inference_mode():
         logits = net(torch.from_numpy(whole)[None, None].float())
