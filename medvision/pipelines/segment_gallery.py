@@ -56,7 +56,7 @@ def _in_line(tiles: list[Any]) -> Picture:
 
 
 def main() -> None:
-    """Write the picture under the path given, of an image file or else of a synthetic tumour."""
+    """Write the picture under the path given, of an image file or else of synthetic tissue."""
     from PIL import Image
 
     from medvision.synthetic.noise import key
@@ -65,7 +65,7 @@ def main() -> None:
     if len(sys.argv) > 2:
         image = np.asarray(Image.open(sys.argv[2]).convert("RGB"))[:_SIDE, :_SIDE]
     else:
-        image = render_patch(key(0, 0, 0), "tumour", 0.25, _SIDE)
+        image = render_patch(key(0, 0, 0), "normal", 0.25, _SIDE)
     Image.fromarray(gallery(image)).save(Path(sys.argv[1]), quality=85)
 
 
