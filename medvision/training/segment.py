@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvision.core.errors import UsageError
 from medvision.engine.engine import EngineSettings, PatchEngine
 from medvision.models.contract import Figure
 from medvision.models.segmentation import (
@@ -132,6 +133,7 @@ def train_segment(
     note = on_note or (lambda _text: None)
     contract = contract_of(config)
     segment_loss(config.loss, len(contract.classes))
+    _check_flips(config, contract)
     class_values(config.data, contract)
     make_output(out)
     images = load_images(config.data, contract)
@@ -168,6 +170,12 @@ def contract_of(config: TrainSegmentConfig) -> SegmentContract:
     if isinstance(channels, int):  # what they will be is measured, unless it is given
         given = {"mean": (0.5,) * channels, "std": (0.25,) * channels} | given
     return usual_segment_contract(config.architecture, **given)
+
+
+def _check_flips(config: TrainSegmentConfig, contract: SegmentContract) -> None:
+    flip = config.augmentation.flip
+    if not isinstance(flip, bool) and len(flip) != len(contract.window):
+        raise UsageError(f"augmentation.flip: {len(flip)} axes, and windows have {len(contract.window)}")
 
 
 def identity_of(config: TrainSegmentConfig) -> dict[str, Any]:

@@ -113,7 +113,11 @@ class BorderConfig(Strict):
 class SegmentAugmentation(Strict):
     """How windows are changed: image, labels and weights alike, then the values of the image alone."""
 
-    flip: bool = Field(True, description="Mirrored along each axis or not, at random.")
+    flip: bool | tuple[bool, ...] = Field(
+        True,
+        description="Mirrored or not, at random, along each axis; or along which axes, in array order. Where "
+        "classes are told apart by where they lie, as front and back, not along that axis.",
+    )
     rotate_degrees: float = Field(180.0, ge=0, le=180, description="About each axis of a volume, at most.")
     scale: float = Field(0.15, ge=0, lt=1, description="Sizes change by a factor of up to 1 + this.")
     elastic: Literal["none", "grid", "field"] = Field(

@@ -107,8 +107,8 @@ def drawn_places(
             displacement = field_displacement(shape, rng, how.elastic_px, how.elastic_smooth_px)
         if displacement is not None:
             displacement /= side.astype(np.float32).reshape(-1, *(1,) * axes)
-    if how.flip:
-        matrix = matrix * rng.choice([-1.0, 1.0], axes)[None, :]
+    flips = (how.flip,) * axes if isinstance(how.flip, bool) else how.flip
+    matrix = matrix * np.where(flips, rng.choice([-1.0, 1.0], axes), 1.0)[None, :]
     # A window with an even side has its middle between two pixels, and so has an undeformed one its pixels on them.
     settled = np.round(centre - (np.array(shape) - 1) / 2) + (np.array(shape) - 1) / 2
     return window_places(shape, settled.tolist(), matrix, displacement)

@@ -44,7 +44,7 @@ def register_detector(
     DETECTORS.register(usual.architecture)(NoduleDesign(build, usual))
     task = "where nodules are in a chest CT"
     ARCHITECTURES.register(usual.architecture)(
-        Architecture(family, task, paper, home, parameters=parameters, usual=usual)
+        Architecture(family, task, paper, home, "train nodules", parameters=parameters, usual=usual)
     )
 
 
@@ -60,5 +60,5 @@ def register_reduction(
     REDUCTIONS.register(usual.architecture)(NoduleDesign(build, usual))
     task = "whether a candidate in a chest CT is a nodule"
     ARCHITECTURES.register(usual.architecture)(
-        Architecture(family, task, paper, home, parameters=parameters, usual=usual)
+        Architecture(family, task, paper, home, "train nodule-fpr", parameters=parameters, usual=usual)
     )

@@ -207,6 +207,7 @@ def test_figures_are_means_of_classes_over_the_images_that_have_them() -> None:
         ({"loss": {"class_weights": [1, 2, 3]}}, "3 class weights for 2 classes"),
         ({"border": {"objects": "moon"}}, "'moon' is none of background, blob"),
         ({"border": {}}, "do not tell objects apart"),
+        ({"augmentation": {"flip": [True]}}, "flip: 1 axes, and windows have 2"),
         ({"split": {"folds": 4}}, "3 cases cannot be split into 4 folds"),
     ],
 )

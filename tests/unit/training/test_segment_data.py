@@ -263,6 +263,17 @@ def test_thick_slices_are_turned_as_space_is() -> None:
         assert (step * [2.0, 1.0])[0] @ (step * [2.0, 1.0])[1] == pytest.approx(0, abs=1e-9)
 
 
+def test_axes_are_mirrored_where_they_may_be() -> None:
+    how = validated({**STILL.model_dump(), "flip": [False, True]}, SegmentAugmentation)
+    starts = {
+        tuple(
+            drawn_places((4, 6), np.array([1.5, 2.5]), how, None, np.random.default_rng(k))[:, 0, 0].tolist()
+        )
+        for k in range(12)
+    }
+    assert starts == {(0.0, 0.0), (0.0, 5.0)}
+
+
 def test_values_change_within_what_was_asked() -> None:
     values = np.full((1, 8, 8), 0.5, np.float32)
     assert np.array_equal(changed_values(values, STILL, np.random.default_rng(0)), values)
