@@ -58,8 +58,8 @@ def test_a_request_that_was_stored_before_images_is_still_read() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({}, "a batch is of slides, images or scans"),
-        ({"slides": "s", "images": "i", "classify": MODEL}, "a batch is of slides, images or scans"),
+        ({}, "a batch is of slides, images, scans or cases"),
+        ({"slides": "s", "images": "i", "classify": MODEL}, "a batch is of slides, images, scans or cases"),
         ({"images": "i"}, "classify: images need it"),
         ({"slides": "s", "classify": MODEL}, "'classify' is for images, and the batch is of slides"),
         ({"images": "i", "analyze": AnalyzeConfig()}, "'analyze' is for slides, and the batch is of images"),
@@ -86,7 +86,7 @@ def test_a_command_holds_no_path() -> None:
 
 def test_every_format_of_an_image_is_taken_from_a_folder() -> None:
     assert sorted(IMAGE_PATTERNS) == sorted(f"*{suffix}" for suffix in STILL_SUFFIXES)
-    assert [work.item for work in WORKS] == ["slide", "image", "scan"]
+    assert [work.item for work in WORKS] == ["slide", "image", "scan", "case"]
 
 
 def test_images_are_called_by_their_paths_as_labels_call_them(tmp_path: Path) -> None:
