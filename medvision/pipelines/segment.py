@@ -27,7 +27,8 @@ from medvision.pipelines.slide_result import failed_outcome
 from medvision.report.build import RESULT, RUN
 from medvision.report.render import HTML, write_report
 from medvision.sources.guarded import Limits
-from medvision.store.files import make_output, safe_name, safe_names
+from medvision.store.files import make_output, safe_name
+from medvision.store.names import claim_names
 from medvision.store.provenance import new_run_id, utc_now
 from medvision.store.records import RunRecord, SlideOutcome
 from medvision.store.segment_records import SegmentResult
@@ -48,6 +49,7 @@ def segment_case(
     on_windows: Callable[[int], None] | None = None,
     stop: threading.Event | None = None,
     *,
+    called: str | None = None,
     alias: str | None = None,
     limits: Limits | None = None,
 ) -> SlideOutcome:
@@ -66,14 +68,18 @@ def segment_case(
     settings = EngineSettings(device=config.device, batch_size=config.batch_size, readers=2)
     engine = PatchEngine(settings, on_windows, stop)
     work: _Segmentation | None = None
-    shown = path.name if alias is None else alias
+    shown = alias or called or path.name
     try:
         contract = None if ready is None else ready.model.contract
         with contextlib.closing(open_case(path, config, contract, shown, limits)) as case:
-            work = _Segmentation(case, path, name, out, config, ready, engine, on_plan, started, began)
-            return work.outcome(str(path) if alias is None else alias)
+            hidden = alias is not None
+            work = _Segmentation(
+                case, path, hidden, name, out, config, ready, engine, on_plan, started, began
+            )
+            outcome = work.outcome(str(path) if alias is None else alias)
+            return outcome.model_copy(update={"called": alias or called or ""})
     except Exception as error:  # noqa: BLE001 - whatever goes wrong with a file is its outcome
-        failed = failed_outcome(path, name, error, time.perf_counter() - started, alias)
+        failed = failed_outcome(path, name, error, time.perf_counter() - started, alias, called)
         return failed if work is None else failed.model_copy(update={"digests": work.spec.digests})
 
 
@@ -86,8 +92,9 @@ def segment_each(
 ) -> Iterator[SlideOutcome]:
     """Segment files, each into a folder below `out`, in order; one that fails does not stop the others."""
     stop = threading.Event()
-    for path, name in zip(paths, safe_names(paths), strict=True):
-        yield segment_case(path, out, config, name, on_plan, on_windows, stop)
+    make_output(out)
+    for one in claim_names(out, paths):
+        yield segment_case(one.path, out, config, one.name, on_plan, on_windows, stop, called=one.called)
 
 
 def check_segment_config(config: SegmentConfig) -> ReadySegment | None:
@@ -111,6 +118,8 @@ class _Segmentation:
 
     case: Case
     path: Path
+    hidden: bool
+    """Whether a pseudonym stands for the file's name."""
     name: str
     out: Path
     config: SegmentConfig
@@ -191,7 +200,7 @@ class _Segmentation:
             found.classes,
             form,
             folder,
-            series=self.path,
+            series=None if self.hidden else self.path,
             model=str(self.config.method) if self.ready is None else self.ready.model.name,
             key=f"{self.spec.digests}",
         )

@@ -51,14 +51,14 @@ def write_label_mask(
     form: MaskFormat,
     folder: Path,
     *,
-    series: Path,
+    series: Path | None,
     model: str,
     key: str,
 ) -> str:
     """Write the labels and return the file's name.
 
-    Of a DICOM segmentation `series` is where the series lies, `model` what made the labels, and `key` what UIDs are
-    made from.
+    Of a DICOM segmentation `series` is where the series lies, None where names are hidden, `model` what made the
+    labels, and `key` what UIDs are made from.
 
     Raises:
         UsageError: for a TIFF without a spacing, or a DICOM segmentation of something else than a DICOM series.
@@ -83,7 +83,7 @@ def write_label_mask(
             raise UsageError(
                 f"{case.info.name}: a DICOM segmentation is one of a DICOM series; choose --output nifti"
             )
-        if case.info.name != series.name:
+        if series is None:
             raise UsageError(
                 "a DICOM segmentation names the patient, and the run hides names: --output nifti"
             )
