@@ -166,6 +166,7 @@ class _Segmentation:
             digests=self.spec.digests,
             batch_size=None if self.stats is None else self.stats.batch_size,
             device="" if self.stats is None else self.stats.device,
+            set_aside=entry.set_aside,
         )
 
     def _planned(self, windows: int) -> None:

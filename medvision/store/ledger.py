@@ -49,8 +49,11 @@ name = ? OR slide_digest = ? AND (run_id, slide_id) IN (
 )
 """
 """The last condition says nothing new, but lets the index on the digest be used."""
-_NEWEST = "ORDER BY started_utc DESC, run_id DESC"
-_NEWEST_SLIDES = f"{_NEWEST}, position"
+# Of runs that began within one second, that one is newer which was entered later.
+_NEWEST = "ORDER BY started_utc DESC, rowid DESC"
+_NEWEST_SLIDES = (
+    "ORDER BY started_utc DESC, (SELECT rowid FROM run WHERE run.run_id = slide_result.run_id) DESC, position"
+)
 
 
 class Ledger:

@@ -194,12 +194,12 @@ def test_the_jobs_command_is_one_of_ours() -> None:
     assert arguments[0] in set(app)
 
 
-@pytest.mark.parametrize(("place", "flow"), [(0, "batch"), (1, "classify"), (2, "nodules")])
+@pytest.mark.parametrize(("place", "flow"), [(0, "batch"), (1, "classify"), (2, "nodules"), (3, "segment")])
 def test_a_deployment_names_its_flow_and_starts_nothing_by_itself(place: int, flow: str) -> None:
     from medvision.pipelines.batch_config import BatchRequest
 
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
-    assert len(deployments) == 3
+    assert len(deployments) == 4
     deployment = deployments[place]
     path, function = deployment["entrypoint"].split(":")
     assert re.search(rf"^def {function}\(request: BatchRequest\)", (ROOT / path).read_text(), re.MULTILINE)
