@@ -208,6 +208,16 @@ def full(ledger: Ledger, path: Path) -> Path:
     return path
 
 
+def test_of_two_runs_of_one_second_that_entered_later_is_newer(ledger: Ledger) -> None:
+    for run_id in ("b", "a", "c"):
+        ledger.begin_run(start_of(run_id, 1), planned("s"))
+        ledger.begin(attempt_at(run_id, "s"))
+        ledger.end(end_of(run_id, "s"))
+    assert [run.run_id for run in ledger.runs()][:3] == ["c", "a", "b"]
+    assert [past.run_id for past in ledger.history("s-folder")] == ["c", "a", "b"]
+    assert [past.run_id for past in ledger.results()][:3] == ["c", "a", "b"]
+
+
 @pytest.mark.parametrize("table", TABLES)
 def test_no_row_is_ever_changed_or_removed(full: Path, table: str) -> None:
     with raw(full) as connection:
