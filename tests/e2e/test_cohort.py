@@ -23,6 +23,7 @@ def cohort(smoke_cohort: Path) -> Path:
     return smoke_cohort
 
 
+@pytest.mark.slow
 def test_a_cohort_is_drawn_learnt_from_analysed_and_scored(
     cohort: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

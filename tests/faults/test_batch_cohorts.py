@@ -86,7 +86,8 @@ def bad_slides(folder: Path) -> dict[str, Path]:
     return made
 
 
-@pytest.mark.parametrize("slides", [12, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("slides", [12, 100])
 def test_seven_bad_slides(slides: int, tmp_path: Path, fault_row: Callable[[str, str], Any]) -> None:
     row = fault_row(f"batch of {slides} with 7 bad", "7 failures by name, all others done, exit 1")
     folder = tmp_path / "slides"
@@ -230,6 +231,7 @@ def readable(path: Path) -> bytes:
     return data
 
 
+@pytest.mark.slow
 def test_no_byte_names_a_patient(tmp_path: Path, fault_row: Callable[[str, str], Any]) -> None:
     row = fault_row(
         "patient data in file names, folders and tags",

@@ -154,9 +154,10 @@ def kill_in(
     return forks.wait() != 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "points"),
-    [(computing, 1), *(pytest.param(stage, 20, marks=pytest.mark.slow) for stage in STAGES)],
+    [(computing, 1), *((stage, 20) for stage in STAGES)],
     ids=lambda one: str(getattr(one, "__name__", one)),
 )
 def test_killed_in_every_stage(
@@ -253,7 +254,8 @@ def test_of_runs_that_race_one_makes_each_slide(
     row.count("made once", 2)
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [1, 5])
 def test_what_a_power_cut_leaves(
     times: int,
     forks: Forks,
