@@ -22,6 +22,7 @@ from medvision.core.errors import (
 from medvision.core.geometry import Box, Spacing
 from medvision.core.world import WorldFrame
 from medvision.models.segmentation import SegmentContract
+from medvision.models.segmentation.values import percentile_ends, value_ends, with_channels
 from medvision.pipelines.image_config import parse_window
 from medvision.pipelines.segment_config import SegmentConfig, parse_sides
 from medvision.sources import open_source
@@ -39,7 +40,6 @@ from medvision.store.segment_records import CaseInfo
 MOST_VALUES = 3_000_000_000
 """Voxels times classes beyond which a volume's probabilities are not held in memory."""
 
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PICTURES = (b"\x89PNG", b"BM", b"RIFF", b"GIF8")
 _JPEG = b"\xff\xd8"
 _SHOWN = (0.5, 99.5)
@@ -182,18 +182,10 @@ def _image(
     spacing = _supplied(config, 2) or stated
     notes: tuple[str, ...] = ()
     values = still.pixels if still.pixels.ndim == 3 else still.pixels[..., None]
-    if contract is not None and values.shape[-1] != contract.channels:
-        if contract.channels == 3:
-            values = np.repeat(values, 3, axis=-1)
-        elif contract.channels == 1:
-            grey = (values == values[..., :1]).all()
-            notes = () if grey else ("The image has colours, and the network saw its brightness only.",)
-            values = np.rint(values.astype(np.float32) @ _GREY)[..., None].astype(np.uint8)
-        else:
-            raise UsageError(
-                f"{path}: has {values.shape[-1]} channels, and network {contract.architecture!r} takes "
-                f"{contract.channels}"
-            )
+    if contract is not None:
+        if contract.channels == 1 and not (values == values[..., :1]).all():
+            notes = ("The image has colours, and the network saw its brightness only.",)
+        values = with_channels(values, contract, str(path))
     if contract is not None and contract.spacing is not None:
         values = _resampled(path, values, spacing, Spacing(contract.spacing, contract.unit, "supplied"))
     info = CaseInfo(
@@ -311,11 +303,7 @@ def _volume(
 
 def _ends(values: Values, contract: SegmentContract | None) -> tuple[float, float]:
     """The values that count as 0 and 1; without a network, those that are shown black and white."""
-    if contract is not None and contract.intensity == "fixed":
-        return contract.range
-    shares = _SHOWN if contract is None else contract.range
-    low, high = (float(end) for end in np.percentile(values, shares))
-    return (low, high) if low < high else (low, low + 1.0)
+    return percentile_ends(values, _SHOWN) if contract is None else value_ends(values, contract)
 
 
 def _supplied(config: SegmentConfig, axes: int) -> Spacing | None:

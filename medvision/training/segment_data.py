@@ -15,6 +15,7 @@ from medvision.core.errors import UsageError
 from medvision.core.geometry import Box, Spacing
 from medvision.core.world import WorldFrame
 from medvision.models.segmentation import SegmentContract
+from medvision.models.segmentation.values import value_ends, with_channels
 from medvision.ops.border_weights import border_weights
 from medvision.sources.base import Source, Values
 from medvision.sources.label_map import LabelMap, read_label_map
@@ -31,7 +32,6 @@ from medvision.training.segment_files import Found, Pair, find_pairs
 Labels = npt.NDArray[np.uint8]
 _PLACES = 20_000
 """Pixels of each class that are remembered of an image, to draw windows about."""
-_GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +175,7 @@ def _read(pair: Pair, config: SegmentDataConfig, contract: SegmentContract, layo
     if full != values.shape[:-1]:
         pick = np.ix_(*_nearest(full, values.shape[:-1], spacing, contract))
         truth, objects = truth[pick], None if objects is None else objects[pick]
-    return SegmentImage(pair, values, truth, objects, _range(values, contract), full, spacing, frame)
+    return SegmentImage(pair, values, truth, objects, value_ends(values, contract), full, spacing, frame)
 
 
 def _values(
@@ -184,7 +184,7 @@ def _values(
     """Values at the contract's spacing; shape, spacing and place of the file."""
     if contract.axes == "yx" and contract.spacing is None:
         pixels = read_still(pair.image, window).pixels
-        return _with_channels(pixels, contract.channels, pair), pixels.shape[:2], None, None
+        return with_channels(pixels, contract, str(pair.image)), pixels.shape[:2], None, None
     source: Source = open_source(pair.image)
     try:
         if source.axes != contract.axes:
@@ -198,22 +198,9 @@ def _values(
             wanted = Spacing(contract.spacing, contract.unit, "supplied")
             values = Reading.of(source, wanted).read(Box((0,) * len(full), extent_at(source, wanted)))
         frame: WorldFrame | None = getattr(source, "frame", None)  # of volumes alone
-        return _with_channels(values, contract.channels, pair), full, source.spacing, frame
+        return with_channels(values, contract, str(pair.image)), full, source.spacing, frame
     finally:
         source.close()
-
-
-def _with_channels(pixels: Values, channels: int, pair: Pair) -> Values:
-    if pixels.ndim == 2:
-        pixels = pixels[..., None]
-    if channels == pixels.shape[-1]:
-        return pixels
-    if channels == 3:
-        return np.repeat(pixels, 3, axis=-1)
-    if channels == 1:
-        grey: Values = np.rint(pixels.astype(np.float32) @ _GREY)[..., None].astype(np.uint8)
-        return grey
-    raise UsageError(f"{pair.image}: has {pixels.shape[-1]} channels, and the network takes {channels}")
 
 
 def _check_place(pair: Pair, labels: LabelMap, frame: WorldFrame | None) -> None:
@@ -238,13 +225,6 @@ def _classes(labels: LabelMap, config: SegmentDataConfig, contract: SegmentContr
             )
         truth[found == value] = table[value]
     return truth
-
-
-def _range(values: Values, contract: SegmentContract) -> tuple[float, float]:
-    if contract.intensity == "fixed":
-        return contract.range
-    low, high = (float(end) for end in np.percentile(values, contract.range))
-    return (low, high) if low < high else (low, low + 1.0)
 
 
 def _nearest(
