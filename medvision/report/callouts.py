@@ -59,18 +59,23 @@ def place_labels(
     middle = _middle([(one.x, one.y) for one in spots])
     placed = []
     for number, one in enumerate(spots):
-        label = next(
-            (
-                at
-                for at in (_proposals((one.x, one.y), middle) if number < most else ())
-                if _is_free(_around(at, one.width), size, held, spots)
-                and _line_is_free((one.x, one.y), at, held, lines, spots)
-            ),
-            None,
-        )
+        spot = (one.x, one.y)
+        label: Point | None = None
+        # Better a longer line than one over another spot; better that than no number.
+        for over_none in (True, False):
+            label = label or next(
+                (
+                    at
+                    for at in (_proposals(spot, middle) if number < most else ())
+                    if _is_free(_around(at, one.width), size, held, spots)
+                    and _line_is_free(spot, at, held, lines)
+                    and (not over_none or _passes_by(spot, at, spots))
+                ),
+                None,
+            )
         if label is not None:
             held.append(_around(label, one.width))
-            lines.append(((one.x, one.y), label))
+            lines.append((spot, label))
         placed.append(Callout(one.number, one.x, one.y, one.linked, label))
     return tuple(placed)
 
@@ -100,17 +105,18 @@ def _is_free(rect: Rect, size: tuple[float, float], held: Sequence[Rect], spots:
 
 
 def _line_is_free(
-    spot: Point,
-    label: Point,
-    held: Sequence[Rect],
-    lines: Sequence[tuple[Point, Point]],
-    spots: Sequence[Callout],
+    spot: Point, label: Point, held: Sequence[Rect], lines: Sequence[tuple[Point, Point]]
 ) -> bool:
-    """Whether the line from a spot to its label crosses no other line or label, and passes by other spots."""
-    if any(_crosses(spot, label, *line) for line in lines) or any(_meets(spot, label, rect) for rect in held):
+    """Whether the line from a spot to its label crosses no other line and no other label."""
+    if any(_crosses(spot, label, *line) for line in lines):
         return False
-    return not any(
-        (one.x, one.y) != spot and _distance((one.x, one.y), spot, label) < SPOT_RADIUS for one in spots
+    return not any(_meets(spot, label, rect) for rect in held)
+
+
+def _passes_by(spot: Point, label: Point, spots: Sequence[Callout]) -> bool:
+    """Whether the line from a spot to its label leaves all other spots aside."""
+    return all(
+        (one.x, one.y) == spot or _distance((one.x, one.y), spot, label) >= SPOT_RADIUS for one in spots
     )
 
 
