@@ -104,4 +104,4 @@ def test_a_large_finding_takes_little_memory() -> None:
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found is not None and found.diameter_mm == pytest.approx(56, abs=2 * SIDE_MM)
-    assert most < 100 * values.size, f"{most / 1e6:.0f} MB"
+    assert most < 200 * values.size, f"{most / 1e6:.0f} MB"
