@@ -80,7 +80,7 @@ def measure_nodule(values: npt.NDArray[Any], side_mm: float, guess_mm: float) ->
     if found is None or (found & rim).sum() > MOST_AT_THE_RIM * rim.sum():
         return None
     plane = found[int(found.sum(axis=(1, 2)).argmax())]
-    long_mm, short_mm = _axes(np.argwhere(plane) * side_mm, side_mm)
+    long_mm, short_mm = _axes(np.argwhere(_outline(plane)) * side_mm, side_mm)
     if short_mm < LEAST_MM:
         return None
     return NoduleSize(
@@ -114,6 +114,13 @@ def _middle_part(
     kept = cores == cores.ravel()[nearest]
     grown = ndimage.distance_transform_edt(~kept, sampling=side_mm) <= thin_mm + 0.5 * side_mm
     return np.asarray(mask & grown, np.bool_)
+
+
+def _outline(plane: Mask) -> Mask:
+    """Pixels of a plane with a neighbour outside. Both axes end there, and pairs of all pixels would take gigabytes."""
+    from scipy import ndimage
+
+    return np.asarray(plane & ~ndimage.binary_erosion(plane), np.bool_)
 
 
 def _axes(points: npt.NDArray[np.floating[Any]], side_mm: float) -> tuple[float, float]:

@@ -45,8 +45,6 @@ def render_scan_html(report: ScanReport) -> bytes:
             f"#{view.key}{{aspect-ratio:{ratio:.5f};max-width:{_TALLEST_ALONE_REM * ratio:.2f}rem}}",
             f"#{view.key} .bar{{width:{100 * view.scale.fraction:.4f}%}}",
         ]
-        for mark in view.marks:
-            rules.append(f"#{view.key}-{mark.number}{{left:{100 * mark.x:.3f}%;top:{100 * mark.y:.3f}%}}")
     for card in report.cards:
         rules.append(f"#finding-{card.number} .bar{{width:{100 * card.scale.fraction:.4f}%}}")
     return render_page(

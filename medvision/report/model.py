@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from medvision.report.callouts import Callout
 from medvision.report.pictures import ColourStop, Picture, Ring, ScaleBar
 
 BANNER = "RESEARCH USE ONLY – not for diagnosis"
@@ -228,7 +229,7 @@ class Projection:
     key: str
     caption: str
     picture: Picture
-    marks: tuple[Mark, ...]
+    marks: tuple[Callout, ...]
     scale: ScaleBar
     letters: tuple[str, str]
 
@@ -254,6 +255,7 @@ class ScanReport:
     subtitle: tuple[str, ...]
     verdict: Verdict
     projections: tuple[Projection, ...]
+    projections_note: str
     cards: tuple[FindingCard, ...]
     cards_note: str
     measures: tuple[Fact, ...]

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from medvision.report import format as text
 from medvision.report.build import RESULT, RUN, check_of, read_record
+from medvision.report.callouts import Callout, Rect, place_labels
 from medvision.report.dicom_sr import FINDINGS_SR
 from medvision.report.model import (
     Check,
     Fact,
     FindingCard,
     Grid,
-    Mark,
     Projection,
     ScanReport,
     Tone,
     Verdict,
 )
-from medvision.report.pictures import bar_for, load_picture
+from medvision.report.pictures import Picture, ScaleBar, bar_for, load_picture
 from medvision.report.planes import VIEWS
 from medvision.report.provenance import scan_provenance
 from medvision.store.records import RunRecord
@@ -29,6 +29,8 @@ TABLE_ROWS = 40
 
 _FLATTEST = 0.15
 """Height by width below which a scan seen from the side is a line that shows nothing."""
+_BAR_PX, _LETTER_PX = 60.0, 16.0
+"""Of a projection, beside the scale bar and about a letter at its edge, where no number is put."""
 _SIZES = {"segmentation": "measured", "detector": "detector’s box"}
 
 
@@ -43,13 +45,15 @@ def build_scan_report(folder: Path) -> ScanReport:
     run = read_record(folder / RUN, RunRecord)
     name = text.visible(result.scan.name)
     cards = tuple(_card(one, folder) for one in result.findings if one.crops)
+    views = _projections(result, folder)
     models = " and ".join(f"{net.name} {net.version}".strip() for net in result.models)
     return ScanReport(
         title=f"{name} – scan report",
         scan=name,
         subtitle=(text.visible(f"Models {models}"), text.visible(f"Searched {run.finished_utc}")),
         verdict=_verdict(result),
-        projections=_projections(result, folder),
+        projections=views,
+        projections_note=_projections_note(views, len(result.findings)),
         cards=cards,
         cards_note=_cards_note(result, len(cards)),
         measures=_measures(result),
@@ -120,21 +124,44 @@ def _projections(result: NoduleResult, folder: Path) -> tuple[Projection, ...]:
         width_mm, height_mm = wide * scan.spacing_mm[across], planes * scan.spacing_mm[0]
         if key not in result.images or height_mm < width_mm * _FLATTEST:
             continue
-        marks = tuple(
-            Mark(
-                one.id,
-                round(min(max(one.voxel[across] / wide, 0.0), 1.0), 5),
-                round(min(max(1 - one.voxel[0] / planes, 0.0), 1.0), 5),
-                bool(one.crops),
-            )
-            for one in result.findings[:TABLE_ROWS]
-        )
         picture = load_picture(folder, result.images[key], f"{view}: {text.visible(scan.name)}")
         scale = bar_for(1000 * width_mm, 0.3)
         letters = ("R", "L") if key == "frontal" else ("A", "P")
         caption = f"{view}, {width_mm:.0f} × {height_mm:.0f} mm"
-        found.append(Projection(key, caption, picture, marks, scale, letters))
+        spots = [
+            Callout(
+                one.id,
+                round(min(max(one.voxel[across] / wide, 0.0), 1.0) * picture.width, 2),
+                round(min(max(1 - one.voxel[0] / planes, 0.0), 1.0) * picture.height, 2),
+                bool(one.crops),
+            )
+            for one in result.findings
+        ]
+        found.append(Projection(key, caption, picture, _numbered(spots, picture, scale), scale, letters))
     return tuple(found)
+
+
+def _numbered(spots: list[Callout], picture: Picture, scale: ScaleBar) -> tuple[Callout, ...]:
+    """The spots with numbers beside the most certain ones, which keep clear of the scale bar and the edges' letters."""
+    width, height = picture.width, picture.height
+    middle = height / 2
+    taken: list[Rect] = [
+        (0.0, height - _BAR_PX, scale.fraction * width + _BAR_PX, float(height)),
+        (0.0, middle - _LETTER_PX, 2 * _LETTER_PX, middle + _LETTER_PX),
+        (width - 2 * _LETTER_PX, middle - _LETTER_PX, float(width), middle + _LETTER_PX),
+    ]
+    return place_labels(spots, (width, height), taken, TABLE_ROWS)
+
+
+def _projections_note(views: tuple[Projection, ...], findings: int) -> str:
+    note = "Means of the whole scan along the line of sight, like a radiograph, for orientation"
+    if not findings:
+        return f"{note}."
+    numbered = min((sum(mark.label is not None for mark in view.marks) for view in views), default=findings)
+    note += "; each spot is a finding, and its number that of the lists below."
+    if numbered == findings:
+        return note
+    return f"{note} Of {findings} findings the most certain are numbered here, as far as there is room."
 
 
 def _card(finding: Finding, folder: Path) -> FindingCard:

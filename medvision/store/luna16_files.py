@@ -155,7 +155,8 @@ def write_candidates(path: Path, scans: Mapping[str, Points]) -> None:
     writer.writerow(CANDIDATE_COLUMNS)
     for uid, points in scans.items():
         for centre, value in zip(points.centres, points.values, strict=True):
-            writer.writerow([uid, *(f"{v:.4f}" for v in centre), f"{value:.6g}"])
+            # Nine digits tell any two numbers of single precision apart: near 1, where the best ones are, six do not.
+            writer.writerow([uid, *(f"{v:.4f}" for v in centre), f"{value:.9g}"])
     atomic_write(path, stream.getvalue().encode())
 
 

@@ -90,6 +90,8 @@ def train_nodule_fpr(
     held = load_scans(config.scans, out / "progress")
     try:
         note(f"split: {held.proof()}")
+        for said in held.notes:
+            note(said)
         write_split(held, out / "split.json")
         points = _candidates(config, held)
         engine = PatchEngine(EngineSettings(device=device, batch_size=config.batch_size))

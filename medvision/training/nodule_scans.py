@@ -65,6 +65,8 @@ class NoduleScans:
 
     scans: tuple[Scan, ...]
     reader: ScanReader
+    notes: tuple[str, ...] = ()
+    """On what of the tables of findings was passed over, or taken for something else."""
 
     def of(self, *parts: Part) -> tuple[Scan, ...]:
         """The scans of some parts."""
@@ -138,7 +140,8 @@ def load_scans(
 
     Raises:
         UsageError: if there is no scan or fold of a name, a scan has no nodule table, two files share a uid, a scan
-            lies in two parts by its uid or content, a part is empty, or nothing to learn has a nodule.
+            lies in two parts by its uid or content, a nodule lies outside its scan, a part is empty, or nothing to
+            learn has a nodule.
     """
     files = _files(config)
     uids = sorted(files)
@@ -155,6 +158,7 @@ def load_scans(
         if frame is None or source.quantity != "HU":
             raise UsageError(f"{path}: not a CT in Hounsfield units, which nodules are looked for in")
         found, ignored = nodules.findings(uid), excluded.findings(uid)
+        _check_inside(source, found, config.folder / config.annotations, uid)
         digest, lungs = _seen(source, progress / f"scan-{source.id[:16]}.npz")
         scans.append(
             Scan(
@@ -174,7 +178,7 @@ def load_scans(
         )
         if on_scan is not None:
             on_scan(number, len(uids))
-    held = NoduleScans(tuple(scans), reader)
+    held = NoduleScans(tuple(scans), reader, (*nodules.notes, *excluded.notes))
     _check(held, config)
     return held
 
@@ -240,6 +244,26 @@ def _seen(source: VolumeSource, kept: Path) -> tuple[str, Floats]:
     np.savez(part, digest=np.array(digest), lungs=found)
     part.replace(kept)
     return digest, found.astype(np.float64)
+
+
+def _check_inside(source: VolumeSource, nodules: Findings, table: Path, uid: str) -> None:
+    """A nodule that does not meet its scan is in other coordinates, and windows about it would show air."""
+    assert source.frame is not None, "scans without a place in the patient are refused before"
+    spacing = np.array(require_spacing(source, "mm").values)
+    places, end = (
+        source.frame.to_voxels(nodules.centres) * spacing,
+        np.array(source.levels[0].shape) * spacing,
+    )
+    beyond = np.linalg.norm(places - np.clip(places, 0, end), axis=1) > nodules.radii_mm
+    if beyond.any():
+        x, y, z = nodules.centres[beyond][0].tolist()
+        low, high = source.frame.to_world([[0, 0, 0], source.levels[0].shape]).tolist()
+        reach = ", ".join(
+            f"{axis} {min(a, b):.1f} to {max(a, b):.1f}" for axis, a, b in zip("xyz", low, high, strict=True)
+        )
+        raise UsageError(
+            f"{table}: a nodule of {uid} at {x:g}, {y:g}, {z:g} lies outside its scan, which spans {reach} mm (LPS)"
+        )
 
 
 def _voxel_digest(source: VolumeSource) -> str:

@@ -119,6 +119,8 @@ def train_nodules(
     held = load_scans(config.scans, out / "progress")
     try:
         note(f"split: {held.proof()}")
+        for said in held.notes:
+            note(said)
         write_split(held, out / "split.json")
         engine = PatchEngine(EngineSettings(device=device, batch_size=8))
         fitted = _fit(config, contract, held, out, engine, on_check, device)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medvision.core.errors import UsageError
+from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.core.geometry import Box, Spacing
 from medvision.engine.backends import Runner
 from medvision.engine.contract import PatchModel
@@ -93,8 +93,18 @@ def read_coarse(source: VolumeSource) -> Values:
     Raises:
         SpacingError: if the source has no spacing fit to measure with.
         WindowUnreadableError: if a part of the scan cannot be decoded.
+        UnreadableSourceError: if a part of it holds no numbers.
     """
-    return read_at(source, Box((0, 0, 0), extent_at(source, _COARSE)), _COARSE)[..., 0]
+    coarse = read_at(source, Box((0, 0, 0), extent_at(source, _COARSE)), _COARSE)[..., 0]
+    if not np.isfinite(coarse).all():
+        ratio = LUNG_SPACING_MM / np.array(require_spacing(source, "mm").values)
+        first = ((np.argwhere(~np.isfinite(coarse))[0] + 0.5) * ratio).astype(np.int64)
+        at = ", ".join(str(k) for k in np.minimum(first, np.array(source.levels[0].shape) - 1).tolist())
+        raise UnreadableSourceError(
+            f"{source.path}: holds voxels that are no numbers (NaN or infinity), the first about plane, row, column "
+            f"{at}; give them a value, such as -1000 to what lies outside the patient"
+        )
+    return coarse
 
 
 def lungs_in(coarse: Values, margin_mm: float | None = 6.0) -> Lungs:
@@ -170,7 +180,9 @@ def detect_candidates(
     merged: Candidates = merge(found.boxes, found.scores, (z, y, x))
     inside = merged.take(lungs.holds(merged.centres * np.array(plain.spacing.values)))
     ratio = np.array(plain.spacing.values) / np.array(require_spacing(source, "mm").values)
-    native = replace(inside, centres=inside.centres * ratio, boxes=inside.boxes * ratio)
+    # The last voxels of the network's grid may reach beyond the scan, by less than half of their side.
+    centres = np.minimum(inside.centres * ratio, source.levels[0].shape)
+    native = replace(inside, centres=centres, boxes=inside.boxes * ratio)
     return Detection(native, lungs, stats)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -90,3 +91,17 @@ def test_what_is_no_cube_is_refused() -> None:
         measure_nodule(np.zeros((3, 4, 5)), SIDE_MM, 8)
     with pytest.raises(UsageError, match="are no cube"):
         measure_nodule(np.zeros((3, 3, 3)), SIDE_MM, 0)
+
+
+def test_a_large_finding_takes_little_memory() -> None:
+    """Of a plane of 7,000 pixels all pairs would take 2 GB."""
+    count = 141
+    places = (np.arange(count) + 0.5 - count / 2) * SIDE_MM
+    z, y, x = np.ix_(places, places, places)
+    values = np.where(z**2 + y**2 + x**2 <= 28**2, 30, -850).astype(np.int16)
+    tracemalloc.start()
+    found = measure_nodule(values, SIDE_MM, 48)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found is not None and found.diameter_mm == pytest.approx(56, abs=2 * SIDE_MM)
+    assert most < 200 * values.size, f"{most / 1e6:.0f} MB"

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -255,6 +256,39 @@ def test_what_is_no_ct_is_refused_by_name(models: dict[str, Path], tmp_path: Pat
     assert outcome.status == "failed" and "text.mhd" in outcome.reason
     outcome = find_nodules(tmp_path / "absent.nii", tmp_path / "out", config_of(models))
     assert outcome.status == "failed" and "no such file" in outcome.reason
+
+
+def test_a_finding_at_the_very_edge_of_a_scan_is_one_like_any_other(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """11 planes of 2 mm are 15 of the detector's, of which the last one ends half a millimetre above the scan."""
+
+    def everywhere(_self: Balls, window: torch.Tensor) -> Boxes:
+        middles = torch.arange(0.1, window.shape[1], 0.2)
+        centres = torch.stack([middles, *(torch.full_like(middles, n / 2) for n in window.shape[2:])], dim=1)
+        return Boxes(torch.stack([centres - 0.05, centres + 0.05], dim=1), torch.full_like(middles, 0.9))
+
+    monkeypatch.setattr(Balls, "find", everywhere)
+    crop = write_metaimage(tmp_path / "crop.mhd", phantom()[40:51, 20:60, 20:60], FRAME)
+    config = config_of({"detector": models["detector"]}, without_lungs=True, pictured=100)
+    outcome = find_nodules(crop, tmp_path / "out", config)
+    assert outcome.status == "done", outcome.reason
+    planes = [one.voxel[0] for one in result_of(tmp_path / "out" / outcome.name).findings]
+    assert max(planes) == 11 and min(planes) < 0.2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_voxels_that_are_no_numbers_are_refused_with_their_place(
+    value: float, models: dict[str, Path], tmp_path: Path
+) -> None:
+    voxels = phantom().astype(np.float32)
+    voxels[20:24, 51:55, 60:64] = value
+    image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([-1.5, -1.5, 2.0, 1.0]))
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, tmp_path / "odd.nii")
+    outcome = find_nodules(tmp_path / "odd.nii", tmp_path / "out", config_of(models))
+    assert outcome.status == "failed" and "odd.nii: holds voxels that are no numbers" in outcome.reason
+    assert "plane, row, column 20, 51, 60" in outcome.reason and "unexpected" not in outcome.reason
 
 
 def test_weights_of_another_kind_are_refused_before_any_scan(models: dict[str, Path]) -> None:

@@ -79,6 +79,25 @@ def test_findings_lie_where_the_voxels_are(held: NoduleScans) -> None:
         assert (scan.excluded_mm == 10).all()
 
 
+def test_a_nodule_outside_its_scan_is_refused(toy_cohort: Path, tmp_path: Path) -> None:
+    """Tables in other coordinates would have a network learn from air."""
+    rows = (toy_cohort / "annotations.csv").read_text().splitlines()
+    uid, x, y, z, size = rows[1].split(",")
+    moved = tmp_path / "annotations.csv"
+    moved.write_text("\n".join([rows[0], f"{uid},{x},{float(y) + 500:.3f},{z},{size}", *rows[2:]]))
+    with pytest.raises(
+        UsageError, match=rf"a nodule of {uid} at .* lies outside its scan, which spans x .* \(LPS\)"
+    ):
+        load_scans(split(toy_cohort, annotations=str(moved)), tmp_path / "progress")
+
+
+def test_what_of_the_tables_is_passed_over_is_noted(toy_cohort: Path, tmp_path: Path) -> None:
+    table = tmp_path / "annotations.csv"
+    table.write_text((toy_cohort / "annotations.csv").read_text() + "9.9.9,0,0,0,5\n")
+    held = load_scans(split(toy_cohort, annotations=str(table)), tmp_path / "progress")
+    assert len(held.notes) == 1 and "1 of 17 rows are of scans that are not listed" in held.notes[0]
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
