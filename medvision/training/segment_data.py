@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from medvision.training.segment_config import (
     SegmentDataConfig,
 )
 from medvision.training.segment_files import Found, Pair, find_pairs
+from medvision.training.segment_slides import find_slides, read_slide
 
 Labels = npt.NDArray[np.uint8]
 _PLACES = 20_000
@@ -114,7 +117,8 @@ def load_images(config: SegmentDataConfig, contract: SegmentContract) -> Segment
             image shows a class.
         UnreadableSourceError: if a file cannot be read.
     """
-    found = find_pairs(config)
+    slides = config.layout == "slides" or (config.layout == "auto" and config.folder.is_file())
+    found = find_slides(config) if slides else find_pairs(config)
     images = tuple(_read(pair, config, contract, found.layout) for pair in found.pairs)
     seen = set().union(*(np.unique(image.truth).tolist() for image in images))
     if missing := [name for k, name in enumerate(contract.classes) if k not in seen]:
@@ -163,13 +167,22 @@ def border_map(image: SegmentImage, how: BorderConfig, contract: SegmentContract
 
 
 def _read(pair: Pair, config: SegmentDataConfig, contract: SegmentContract, layout: str) -> SegmentImage:
+    if layout == "slides":
+        slide = read_slide(pair, config, contract)
+        ends = value_ends(slide.values, contract)
+        return SegmentImage(pair, slide.values, slide.truth, None, ends, slide.full, slide.spacing, None)
+    assert pair.labels is not None, "slides alone may be without"
     labels = read_label_map(pair.labels)
     values, full, spacing, frame = _values(pair, contract, config.image_window)
     if labels.values.shape != full:
         raise UsageError(f"{pair.labels}: labels of {labels.values.shape} for an image of {full}")
     _check_place(pair, labels, frame)
     objects = labels.labels if layout == "objects" else None
-    truth = _classes(labels, config, contract, pair) if objects is None else (objects > 0).astype(np.uint8)
+    truth = (
+        classes_of(labels.labels, class_values(config, contract), contract, pair.labels)
+        if objects is None
+        else (objects > 0).astype(np.uint8)
+    )
     if objects is not None and len(contract.classes) != 2:
         raise UsageError(f"objects of one kind need two classes, and there are {', '.join(contract.classes)}")
     if full != values.shape[:-1]:
@@ -212,15 +225,20 @@ def _check_place(pair: Pair, labels: LabelMap, frame: WorldFrame | None) -> None
         raise UsageError(f"{pair.labels}: lies {far:.3g} mm from its image by the headers of both")
 
 
-def _classes(labels: LabelMap, config: SegmentDataConfig, contract: SegmentContract, pair: Pair) -> Labels:
-    found = labels.labels
-    table = class_values(config, contract)
+def classes_of(
+    found: npt.NDArray[Any], table: Mapping[int, int], contract: SegmentContract, path: Path
+) -> Labels:
+    """The classes of the values `found` in the labels of `path`, or `IGNORED`, by what each value means.
+
+    Raises:
+        UsageError: for a value that is of no class.
+    """
     truth = np.full(found.shape, IGNORED, np.uint8)
     for value in np.unique(found).tolist():
         if value not in table:
             known = ", ".join(f"{v} {contract.classes[k]}" for v, k in table.items() if k != IGNORED)
             raise UsageError(
-                f"{pair.labels}: holds the value {value}, which is of no class ({known}); `data: {{values: ...}}` "
+                f"{path}: holds the value {value}, which is of no class ({known}); `data: {{values: ...}}` "
                 "names what values mean, `ignore` one that does not count"
             )
         truth[found == value] = table[value]
