@@ -26,7 +26,7 @@ def is_segment_model(path: Path) -> bool:
     return path.suffix == ".safetensors" or (path / WEIGHTS).is_file()
 
 
-def network_facts(entry: Architecture) -> dict[str, object]:
+def network_facts(entry: Architecture) -> dict[str, Any]:
     """What is known of a network without weights, but its contract."""
     known = ("family", "task", "paper", "licence", "parameters", "home", "command")
     return {key: getattr(entry, key) for key in known}

@@ -38,9 +38,9 @@ def read_dicom_segmentation(path: Path) -> tuple[npt.NDArray[np.uint8], WorldFra
         raise UnreadableSourceError(f"a segmentation of type {kind!r}; read are BINARY ones")
     frames = list(made.PerFrameFunctionalGroupsSequence)
     shape = (int(made.Rows), int(made.Columns))
-    across = [_vector(_shared(made, frames[0], "PlaneOrientationSequence").ImageOrientationPatient[k : k + 3])
-              for k in (0, 3)]  # fmt: skip
-    normal = np.cross(*across)
+    ways = _vector(_shared(made, frames[0], "PlaneOrientationSequence").ImageOrientationPatient)
+    along_row, along_column = ways[:3], ways[3:]
+    normal = np.cross(along_row, along_column)
     places = np.array([_vector(one.PlanePositionSequence[0].ImagePositionPatient) for one in frames])
     measures = _shared(made, frames[0], "PixelMeasuresSequence")
     slices, count, step = _slices(made, frames, places @ normal, measures)
@@ -56,15 +56,14 @@ def read_dicom_segmentation(path: Path) -> tuple[npt.NDArray[np.uint8], WorldFra
             raise UnreadableSourceError("two segments share a pixel, and a pixel has one label")
         labels[number][inside] = segment
     rows, columns = (float(side) for side in measures.PixelSpacing)
-    first = places[0] - slices[0] * step * normal
     matrix = np.eye(4)
-    matrix[:3, :3] = np.stack([across[0] * columns, across[1] * rows, normal * step], axis=1)
-    matrix[:3, 3] = first
+    matrix[:3, :3] = np.stack([along_row * columns, along_column * rows, normal * step], axis=1)
+    matrix[:3, 3] = places[0] - slices[0] * step * normal
     stored = from_matrix(matrix)
     order, flips = stored.upright()
-    turned = np.flip(labels.transpose(order), tuple(axis for axis, flip in enumerate(flips) if flip))
+    upright = np.flip(labels.transpose(order), tuple(axis for axis, flip in enumerate(flips) if flip))
     axes = f"{stored.letters[::-1]} (x y z)"
-    return np.ascontiguousarray(turned), stored.rearranged(labels.shape, order, flips), axes
+    return np.ascontiguousarray(upright), stored.rearranged(labels.shape, order, flips), axes
 
 
 def _slices(

@@ -1,7 +1,8 @@
 """Label images as plain arrays: what each pixel or voxel was found to be, in whatever file it was kept.
 
-PNG, TIFF and BMP, stacks in TIFF, volumes of every kind that `open_volume` knows, DICOM segmentations, NumPy arrays, and
-folders of one mask per object. Values are those that the file stores: a palette's numbers and not its colours, nothing windowed.
+PNG, TIFF and BMP, stacks in TIFF, volumes of every kind that `open_volume` knows, DICOM segmentations, NumPy arrays,
+and folders of one mask per object. Values are those that the file stores: a palette's numbers and not its colours,
+nothing windowed.
 """
 
 from __future__ import annotations

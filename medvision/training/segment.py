@@ -37,12 +37,12 @@ from medvision.training.accelerator import Device
 from medvision.training.figures import figure_lines
 from medvision.training.loop import Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.segment_card import render_card
+from medvision.training.segment_classes import class_values
 from medvision.training.segment_config import IGNORED, TrainSegmentConfig
 from medvision.training.segment_data import (
     SegmentImage,
     SegmentImages,
     border_map,
-    class_values,
     load_images,
 )
 from medvision.training.segment_losses import segment_loss

@@ -96,8 +96,8 @@ class SegmentSplitConfig(Strict):
 
     @model_validator(mode="after")
     def _fold_is_there(self) -> SegmentSplitConfig:
-        if self.held_out is not None and self.fold == "all":
-            raise ValueError("held_out takes the place of folds; leave fold out")
+        if self.held_out is not None and self.fold != 0:
+            raise ValueError("held_out takes the place of a fold; leave fold out")
         if isinstance(self.fold, int) and not 0 <= self.fold < self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 0 to {self.folds - 1}")
         return self

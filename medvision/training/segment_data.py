@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +22,7 @@ from medvision.sources.label_map import LabelMap, read_label_map
 from medvision.sources.opening import open_source
 from medvision.sources.resample import Reading, extent_at
 from medvision.sources.still import Window, read_still
+from medvision.training.segment_classes import Labels, class_values, classes_of
 from medvision.training.segment_config import (
     IGNORED,
     BorderConfig,
@@ -32,7 +31,6 @@ from medvision.training.segment_config import (
 from medvision.training.segment_files import Found, Pair, find_pairs
 from medvision.training.segment_slides import find_slides, read_slide
 
-Labels = npt.NDArray[np.uint8]
 _PLACES = 20_000
 """Pixels of each class that are remembered of an image, to draw windows about."""
 
@@ -126,25 +124,6 @@ def load_images(config: SegmentDataConfig, contract: SegmentContract) -> Segment
     return SegmentImages(images, found)
 
 
-def class_values(config: SegmentDataConfig, contract: SegmentContract) -> dict[int, int]:
-    """The class of each value in the labels.
-
-    Raises:
-        UsageError: if the configuration names other classes than the contract, or a value twice.
-    """
-    if config.values is None:
-        table = {k: k for k in range(len(contract.classes))}
-    else:
-        if set(config.values) != set(contract.classes):
-            raise UsageError(
-                f"data.values names {', '.join(config.values)}, and the classes are {', '.join(contract.classes)}"
-            )
-        table = {value: contract.classes.index(name) for name, value in config.values.items()}
-    if len(table) < len(contract.classes) or config.ignore in table:
-        raise UsageError("data.values: each class needs a value of its own, and so do ignored pixels")
-    return table if config.ignore is None else {**table, config.ignore: IGNORED}
-
-
 def border_map(image: SegmentImage, how: BorderConfig, contract: SegmentContract) -> npt.NDArray[np.float32]:
     """U-Net's weights of an image, `(*shape)`.
 
@@ -223,26 +202,6 @@ def _check_place(pair: Pair, labels: LabelMap, frame: WorldFrame | None) -> None
     far = float(np.abs(frame.to_world(corners) - labels.frame.to_world(corners)).max())
     if far > 0.5 * min(frame.spacing):
         raise UsageError(f"{pair.labels}: lies {far:.3g} mm from its image by the headers of both")
-
-
-def classes_of(
-    found: npt.NDArray[Any], table: Mapping[int, int], contract: SegmentContract, path: Path
-) -> Labels:
-    """The classes of the values `found` in the labels of `path`, or `IGNORED`, by what each value means.
-
-    Raises:
-        UsageError: for a value that is of no class.
-    """
-    truth = np.full(found.shape, IGNORED, np.uint8)
-    for value in np.unique(found).tolist():
-        if value not in table:
-            known = ", ".join(f"{v} {contract.classes[k]}" for v, k in table.items() if k != IGNORED)
-            raise UsageError(
-                f"{path}: holds the value {value}, which is of no class ({known}); `data: {{values: ...}}` "
-                "names what values mean, `ignore` one that does not count"
-            )
-        truth[found == value] = table[value]
-    return truth
 
 
 def _nearest(

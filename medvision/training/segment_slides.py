@@ -25,13 +25,13 @@ from medvision.sources.opening import open_source
 from medvision.sources.resample import Reading, extent_at
 from medvision.sources.spacing import require_spacing
 from medvision.store.cohort import CohortSlide, read_cohort
+from medvision.training.segment_classes import Labels, class_values, classes_of
 from medvision.training.segment_config import IGNORED, SegmentDataConfig
 from medvision.training.segment_files import Found, Pair, few, name_case
 
 MOST_PIXELS = 1 << 26
 """Pixels of a slide at the network's spacing beyond which it is not held in memory."""
 
-Labels = npt.NDArray[np.uint8]
 Sides = tuple[float, float]
 """Rows and columns of the file to a pixel of the network."""
 
@@ -162,8 +162,6 @@ def _masked(
     extent: tuple[int, int],
     sides: Sides,
 ) -> Labels:
-    from medvision.training.segment_data import class_values, classes_of
-
     source, ratio = open_mask(path, full)
     try:
         found = mask_values(source, ratio, Box((0, 0), extent), sides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,10 @@ TUMOUR = np.array([(128.0, 128.0), (128.0, 256.0), (256.0, 256.0), (256.0, 128.0
 SPARED = np.array([(160.0, 160.0), (160.0, 192.0), (192.0, 192.0), (192.0, 160.0)])
 
 
+def cut(pixels: npt.NDArray[np.uint8], box: Box) -> npt.NDArray[np.uint8]:
+    return pixels[box.slices()]
+
+
 def truth() -> npt.NDArray[np.uint8]:
     """What the three areas say of pixels of 8 µm, on slides of 2 µm."""
     found = np.zeros((128, 160), np.uint8)
@@ -54,7 +59,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(6):
         noise = np.random.default_rng(number).integers(-8, 8, (*SHAPE, 3))
         pixels = (colours[np.kron(truth(), np.ones((4, 4), np.uint8))] + noise).clip(0, 255).astype(np.uint8)
-        path = write_slide(folder / f"s{number}.tif", SHAPE, lambda box, p=pixels: p[box.slices()], 2.0)  # type: ignore[misc]
+        path = write_slide(folder / f"s{number}.tif", SHAPE, partial(cut, pixels), 2.0)
         drawn = folder / f"s{number}.geojson"
         # In any order: what is smaller lies above.
         areas = [("Tissue", SPARED), ("Tumor", TUMOUR), ("Tissue", NODE)]
@@ -99,12 +104,8 @@ def test_groups_have_the_classes_that_the_configuration_says(table: Path) -> Non
 
 
 def test_masks_may_be_coarser_than_their_slide(table: Path) -> None:
-    labels = truth() * 10
-
-    def block(box: Box) -> npt.NDArray[np.uint8]:
-        return labels[box.slices()]
-
-    mask = write_mask(table.parent / "s0_classes.tif", labels.shape, block, 8.0)
+    labels = (truth() * 10).astype(np.uint8)
+    mask = write_mask(table.parent / "s0_classes.tif", labels.shape, partial(cut, labels), 8.0)
     values = {"glass": 0, "tissue": 10, "tumor": 20}
     assert np.array_equal(read(first_only(table, mask), values=values)[0], truth())
     # Beside outlines, by what follows the slide's name.
@@ -114,9 +115,7 @@ def test_masks_may_be_coarser_than_their_slide(table: Path) -> None:
         read(beside, label_suffix="_mask")
     with pytest.raises(UsageError, match="holds the value 10, which is of no class"):
         read(beside, label_suffix="_classes")
-    square = write_mask(
-        table.parent / "square.tif", (128, 128), lambda box: labels[:, :128][box.slices()], 8.0
-    )
+    square = write_mask(table.parent / "square.tif", (128, 128), partial(cut, labels[:, :128]), 8.0)
     with pytest.raises(AnnotationError, match="not of one shape"):
         read(first_only(table, square))
 
