@@ -41,14 +41,16 @@ def read_dicom_segmentation(path: Path) -> tuple[npt.NDArray[np.uint8], WorldFra
     ways = _vector(_shared(made, frames[0], "PlaneOrientationSequence").ImageOrientationPatient)
     along_row, along_column = ways[:3], ways[3:]
     normal = np.cross(along_row, along_column)
-    places = np.array([_vector(one.PlanePositionSequence[0].ImagePositionPatient) for one in frames])
+    places = np.array(
+        [_vector(_shared(made, one, "PlanePositionSequence").ImagePositionPatient) for one in frames]
+    )
     measures = _shared(made, frames[0], "PixelMeasuresSequence")
     slices, count, step = _slices(made, frames, places @ normal, measures)
     if count * shape[0] * shape[1] > MAX_VOXELS:
         raise SourceTooLargeError(f"{count} x {shape[0]} x {shape[1]} are more than {MAX_VOXELS:,} voxels")
     labels = np.zeros((count, *shape), np.uint8)
     for number, pixels, one in zip(slices, made.pixel_array.reshape(-1, *shape), frames, strict=True):
-        segment = int(one.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        segment = int(_shared(made, one, "SegmentIdentificationSequence").ReferencedSegmentNumber)
         inside = pixels > 0
         if not 1 <= segment <= 255:
             raise UnreadableSourceError(f"segment number {segment}; labels are 1 to 255")

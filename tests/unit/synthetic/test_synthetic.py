@@ -265,7 +265,8 @@ def test_the_mask_of_classes_is_coarse_and_fits_what_is_drawn(tmp_path: Path) ->
     for depth in (inside, outside):
         row, column = np.unravel_index(depth.argmax(), depth.shape)
         assert depth[row, column] > 25
-        drawn.append(render_block(recipe, Box.at((2 * int(row) - 20, 2 * int(column) - 20), (40, 40))).mean())
+        corner = np.clip((2 * row - 20, 2 * column - 20), 0, np.array(recipe.shape_px) - 40)
+        drawn.append(render_block(recipe, Box.at((int(corner[0]), int(corner[1])), (40, 40))).mean())
     assert drawn[0] < drawn[1] - 20
     assert 0.01 < (found == 2).mean() < 0.3
 
