@@ -468,9 +468,10 @@ def _write(page: EvaluationPage, out: Path) -> int:
     from medvision.evaluations.page import terminal_table, write_page
     from medvision.report.format import visible
 
+    made = write_page(page, out)  # before a word is said: whoever listens may leave off (`| head`)
     console.print(terminal_table(page))
     for note in page.notes:
         console.print(f"note: {visible(note)}", markup=False, soft_wrap=True)
-    for path in write_page(page, out).values():
+    for path in made.values():
         print_made(path.suffix[1:], path)
     return 0

@@ -21,6 +21,8 @@ from medvision.sources.base import Source, Values
 
 _MOST_VALUES = 1 << 23
 """Native values that are weighted at once: 32 MiB as float32, whatever the window."""
+_TURNED_AT_ONCE = 1 << 18
+"""Values whose axes change places at once: a mebibyte, which a processor's cache holds."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -58,12 +60,13 @@ def write_separable(
             continue
         first = tuple(w.first for w in weights)
         native = source.read(Box.at(first, tuple(w.count for w in weights)), level)
-        if any(w.matrix is not None for w in weights):
-            native = _weighted(native, weights, factors)
         seen = tuple(w.seen for w in weights)
         if piece[seen].shape != piece.shape:
             piece[...] = source.fill
-        piece[seen] = native
+        if any(w.matrix is not None for w in weights):
+            write_as_type(_weighted(native, weights, factors), piece[seen])
+        else:
+            piece[seen] = native
 
 
 @lru_cache(maxsize=512)
@@ -130,15 +133,29 @@ def weighted_along(matrix: Any, values: npt.NDArray[np.float32]) -> npt.NDArray[
     return means.reshape(len(means), *values.shape[1:])
 
 
-def _weighted(native: Values, weights: list[Weights], factors: tuple[float, ...]) -> Values:
-    values = np.asarray(native, np.float32)
+def _weighted(native: Values, weights: list[Weights], factors: tuple[float, ...]) -> npt.NDArray[np.float32]:
+    values: npt.NDArray[Any] = native
     # The axis that shrinks most goes first, which leaves least to do; the order is the same for every window.
-    for axis in sorted(range(len(weights)), key=lambda k: -factors[k]):
+    order = [
+        k for k in sorted(range(len(weights)), key=lambda k: -factors[k]) if weights[k].matrix is not None
+    ]
+    for axis in order:
         matrix = weights[axis].matrix
-        if matrix is not None:
-            turned = np.ascontiguousarray(np.moveaxis(values, axis, 0))
-            values = np.moveaxis(weighted_along(matrix, turned), 0, axis)
-    return as_type(values, native.dtype)
+        planes = max(1, _TURNED_AT_ONCE * len(values) // max(1, values.size))
+        if axis == 0 or planes >= len(values):
+            values = _along(values, axis, matrix)
+            continue
+        parts = [_along(values[k : k + planes], axis, matrix) for k in range(0, len(values), planes)]
+        values = np.concatenate(parts)
+    return values
+
+
+def _along(values: npt.NDArray[Any], axis: int, matrix: Any) -> npt.NDArray[np.float32]:
+    """`weighted_along` of any axis, as a view whose axes are in the order of `values`."""
+    first = (axis, *(k for k in range(values.ndim) if k != axis))
+    back = (*range(1, axis + 1), 0, *range(axis + 1, values.ndim))
+    turned = np.ascontiguousarray(values.transpose(first), np.float32)
+    return weighted_along(matrix, turned).transpose(back)
 
 
 def as_type(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> Values:
@@ -147,6 +164,15 @@ def as_type(values: npt.NDArray[Any], dtype: np.dtype[Any]) -> Values:
         return values.astype(dtype)
     ends = np.iinfo(dtype)
     return np.asarray(np.clip(np.rint(values), ends.min, ends.max).astype(dtype))
+
+
+def write_as_type(values: npt.NDArray[np.float32], out: Values) -> None:
+    """`as_type` into `out`; `values` are no longer what they were."""
+    if out.dtype.kind != "f":
+        ends = np.iinfo(out.dtype)
+        np.rint(values, out=values)
+        np.clip(values, ends.min, ends.max, out=values)
+    out[...] = values
 
 
 def _sparse(columns: npt.NDArray[Any], shares: npt.NDArray[np.float32]) -> Any:
