@@ -394,6 +394,7 @@ def segment(
     cases: Path | None = None,
     spacing: tuple[float, ...] = (),
     unit: Literal["mm", "um"] = "mm",
+    patient: str = "",
     resamples: int = RESAMPLES,
 ) -> int:
     """Segmentations: Dice, IoU and surface distances of labels; precision of objects; Rand and warping of membranes.
@@ -404,7 +405,8 @@ def segment(
     Parameters
     ----------
     predictions
-        Folder of label images (PNG, TIFF, BMP, NIfTI, MetaImage, NRRD, .npy), named like those of the truth.
+        Folder of label images (PNG, TIFF, BMP, NIfTI, MetaImage, NRRD, .npy), named like those of the truth, or of
+        results of `medvision segment`.
     truth
         The same; of objects also a folder per image with one mask per object (`IMAGE/masks/*.png`).
     out
@@ -442,6 +444,9 @@ def segment(
         Distance of pixels, one number or one per axis (planes, rows, columns), in place of what files state.
     unit
         Unit of this spacing.
+    patient
+        Regular expression: what its group finds in the name of a case is the patient, as ^(\\w+)_. Intervals then draw
+        patients, with all their cases.
     resamples
         Bootstrap draws of cases for the intervals; 0 for none.
     """
@@ -455,7 +460,7 @@ def segment(
     options = SegmentOptions(
         task, classes, regions, tolerance, ignore, empty, thresholds or (0.5,), membranes, thin
     )
-    files = CaseFiles(prediction_suffix, truth_suffix, missing, extra, cases, spacing, unit)
+    files = CaseFiles(prediction_suffix, truth_suffix, missing, extra, cases, spacing, unit, patient)
     return _write(describe(evaluate(predictions, truth, options, files, resamples)), out)
 
 

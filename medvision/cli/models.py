@@ -36,13 +36,19 @@ def list_all(*, as_json: Annotated[bool, Parameter(name="--json")] = False) -> i
     Parameters
     ----------
     as_json
-        Print JSON.
+        Print JSON: models with their contracts, then the networks that can be trained.
     """
+    from medvision.cli.networks import network_facts
     from medvision.models import list_models
     from medvision.models.architectures import list_architectures
 
     if as_json:
-        print(json.dumps([asdict(row) for row in list_models()], indent=2, default=str))
+        models = [{"kind": "model", **asdict(row)} for row in list_models()]
+        networks = [
+            {"kind": "network", "name": name, **network_facts(entry)}
+            for name, entry in list_architectures().items()
+        ]
+        print(json.dumps([*models, *networks], indent=2, default=str))
         return 0
     columns = ("name", "window", "µm/px", "classes", "AUC", "MB", "licence")
     shown = [

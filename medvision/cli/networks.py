@@ -26,15 +26,17 @@ def is_segment_model(path: Path) -> bool:
     return path.suffix == ".safetensors" or (path / WEIGHTS).is_file()
 
 
+def network_facts(entry: Architecture) -> dict[str, Any]:
+    """What is known of a network without weights, but its contract."""
+    known = ("family", "task", "paper", "licence", "parameters", "home", "command")
+    return {key: getattr(entry, key) for key in known}
+
+
 def show_network(name: str, entry: Architecture, as_json: bool) -> int:
     """Print a network's place in the list and the contract that it has where nobody asks for another."""
     if as_json:
-        facts = {
-            key: getattr(entry, key)
-            for key in ("family", "task", "paper", "licence", "parameters", "home", "command")
-        }
         usual = None if entry.usual is None else entry.usual.model_dump(mode="json")
-        print(json.dumps({"architecture": name, **facts, "contract": usual}, indent=2))
+        print(json.dumps({"architecture": name, **network_facts(entry), "contract": usual}, indent=2))
         return 0
     console.print(f"{name} - research use only", markup=False)
     count = entry.parameters

@@ -23,7 +23,7 @@ def synthesize(
     stain: str | None = None,
     name: str | None = None,
 ) -> int:
-    """Write a synthetic H&E lymph-node slide with its truth: a tiled pyramid, ASAP XML and a mask.
+    """Write a synthetic H&E lymph-node slide with its truth: a tiled pyramid, ASAP XML and two masks.
 
     Example: medvision synthesize --out slides --size 30000 --seed 7 --metastases macro --artefacts pen-blue fold
 
@@ -53,6 +53,7 @@ def synthesize(
     print_made("slide", made.slide)
     print_made("truth", made.annotation)
     print_made("mask", made.mask)
+    print_made("classes", made.classes)
     return 0
 
 

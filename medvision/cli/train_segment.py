@@ -26,11 +26,12 @@ def segment(
     Parameters
     ----------
     config
-        YAML file of parameters; see configs/train-segment-isbi2012.yaml, -dsb2018.yaml and -hippocampus.yaml.
+        YAML file of parameters; see configs/train-segment-isbi2012.yaml, -dsb2018.yaml, -hippocampus.yaml and
+        -slides.yaml.
     out
         Folder for weights, card, predictions, checkpoints and logs; an interrupted training continues there.
     data
-        Folder of images and labels, in place of the one that the configuration names.
+        Folder of images and labels, or table of slides (CSV), in place of what the configuration names.
     fold
         The fold that is held out, from 0, or all, in place of the configuration's.
     device

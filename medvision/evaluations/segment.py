@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medvision.evaluations.base import EVALUATIONS, RESAMPLES, Evaluation, Published
-from medvision.evaluations.segment_cases import Case, CaseFiles, CasePair, pair_cases, read_case
+from medvision.evaluations.segment_cases import Case, CaseFiles, CasePair, pair_cases, patients_of, read_case
 from medvision.evaluations.segment_measures import Kind, Measure
 from medvision.evaluations.segment_scores import CaseScore, MembraneScorer, Scorer, SemanticScorer
 from medvision.evaluations.segment_setup import SegmentOptions, Task, prepare
@@ -87,6 +87,8 @@ class SegmentResult:
     pictures: tuple[Picture, ...]
     unit: str
     notes: tuple[str, ...]
+    patients: int | None
+    """How many, where intervals draw them; None where they draw cases."""
     resamples: int
     seed: int
 
@@ -106,7 +108,7 @@ def evaluate(
         truth: the same, named alike.
         options: what is scored, and how.
         files: how files are found and paired.
-        resamples: bootstrap draws of cases for the 95% intervals.
+        resamples: bootstrap draws of cases, or of patients where `files` tells them, for the 95% intervals.
         seed: equal seeds give equal intervals.
 
     Raises:
@@ -114,7 +116,8 @@ def evaluate(
         UnreadableSourceError: if a file cannot be read as labels.
     """
     options, files = options or SegmentOptions(), files or CaseFiles()
-    pairs, notes = pair_cases(predictions, truth, files)
+    pairs, notes = pair_cases(predictions, truth, files, objects=options.task == "instances")
+    patients_of([pair.name for pair in pairs], files.patient)  # said before every file is read
     scorer, unit, more = prepare(pairs, options, files)
     names: list[str] = []
     scores: list[CaseScore] = []
@@ -127,7 +130,8 @@ def evaluate(
     counts = np.stack([score.counts for score in scores])
     means = nan_mean(values, axis=0)
     chosen = _chosen(scorer, means, options)
-    intervals = _intervals(scorer, values, counts, chosen, resamples, seed)
+    patients = patients_of(names, files.patient)
+    intervals = _intervals(scorer, values, counts, chosen, patients, resamples, seed)
     figures = _figures(scorer, means, counts, chosen, intervals[means.size :])
     per_class = [intervals[i : i + means.shape[1]] for i in range(0, means.size, means.shape[1])]
     table = (scorer.names, scorer.table(counts.sum(axis=0))) if isinstance(scorer, SemanticScorer) else None
@@ -147,7 +151,8 @@ def evaluate(
         confusion=table,
         pictures=_pictures(scorer, pairs, files, names, values, chosen, options),
         unit=unit,
-        notes=(*notes, *more, *_notes(scorer, sizes, options, unit)),
+        notes=(*notes, *more, *_notes(scorer, sizes, options, unit, patients)),
+        patients=None if patients is None else len(set(patients)),
         resamples=resamples,
         seed=seed,
     )
@@ -177,9 +182,16 @@ def _chosen(scorer: Scorer, means: Floats, options: SegmentOptions) -> tuple[int
 
 
 def _intervals(
-    scorer: Scorer, values: Floats, counts: Floats, chosen: tuple[int, ...], resamples: int, seed: int
+    scorer: Scorer,
+    values: Floats,
+    counts: Floats,
+    chosen: tuple[int, ...],
+    patients: tuple[str, ...] | None,
+    resamples: int,
+    seed: int,
 ) -> list[Interval]:
-    """Of the means of each class, their mean over the chosen ones, and the pooled figures, from the same draws."""
+    """Of the means of each class, their mean over the chosen ones, and the pooled figures, from the same draws of
+    cases, or of `patients` with all their cases."""
     rows = list(chosen)
 
     def figures(drawn: Floats, added: Floats) -> list[float]:
@@ -187,9 +199,9 @@ def _intervals(
         return [*means.ravel(), *nan_mean(means[rows], axis=0), *scorer.pooled(added.sum(axis=0))]
 
     size = values[0].size + values.shape[2] + len(scorer.kind.pooled)
-    if not resamples or len(values) < 2:
+    if not resamples or len(values if patients is None else set(patients)) < 2:
         return [None] * size
-    found = bootstrap_intervals(figures, values, counts, n=resamples, seed=seed)
+    found = bootstrap_intervals(figures, values, counts, n=resamples, seed=seed, groups=patients)
     return [None if isinstance(interval, str) else interval for interval in found]
 
 
@@ -243,7 +255,13 @@ def _picture(case: Case, codes: npt.NDArray[np.uint8], value: float) -> Picture:
     return Picture(case.pair.name, value, codes, case.spacing[-2] / case.spacing[-1], plane)
 
 
-def _notes(scorer: Scorer, sizes: npt.NDArray[np.int64], options: SegmentOptions, unit: str) -> list[str]:
+def _notes(
+    scorer: Scorer,
+    sizes: npt.NDArray[np.int64],
+    options: SegmentOptions,
+    unit: str,
+    patients: tuple[str, ...] | None,
+) -> list[str]:
     notes = []
     neither, just_one = (sizes == 0).all(axis=2), (sizes == 0).any(axis=2) & ~(sizes == 0).all(axis=2)
     if options.task != "membranes":
@@ -264,8 +282,10 @@ def _notes(scorer: Scorer, sizes: npt.NDArray[np.int64], options: SegmentOptions
         notes.append(
             "the threshold was chosen by these figures themselves, as ISBI 2012 did, which flatters them"
         )
-    if len(sizes) < FEW_CASES:
-        notes.append(f"{len(sizes)} cases are too few for an interval to say much")
+    drawn = len(sizes) if patients is None else len(set(patients))
+    if drawn < FEW_CASES:
+        what = "cases" if patients is None else "patients"
+        notes.append(f"{drawn} {what} are too few for an interval to say much")
     return notes
 
 

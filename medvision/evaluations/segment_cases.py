@@ -14,6 +14,9 @@ import numpy.typing as npt
 from medvision.core.errors import UnreadableSourceError, UsageError
 from medvision.core.names import choices
 from medvision.sources.label_map import LABEL_SUFFIXES, LabelMap, label_name, mask_files, read_label_map
+from medvision.store.files import is_set_aside
+from medvision.store.maps import RESULT
+from medvision.store.segment_records import result_mask
 
 PIXELS = "px"
 _SHOWN = 5
@@ -27,6 +30,12 @@ class CaseFiles:
 
     A case is the name of its file without its ending and without `prediction_suffix` or `truth_suffix`; with a suffix,
     files one folder deeper are found too (`CASE/CASE_seg.nii.gz`). Without one, a folder of masks is a case.
+
+    A result of `medvision segment` is a case as well: its folder's name, and the mask in it (the objects where objects
+    are scored).
+
+    `patient` is a regular expression whose group, in the name of a case, is its patient: intervals then draw patients.
+    Without it each case is drawn by itself.
 
     `missing`: what a case without prediction is, an error or an empty prediction. `extra`: what a prediction without
     truth is. `cases` is a text file with the name of one case per line: only these are scored.
@@ -42,6 +51,7 @@ class CaseFiles:
     cases: Path | None = None
     spacing: tuple[float, ...] = ()
     unit: Literal["mm", "um"] = "mm"
+    patient: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +90,41 @@ class Case:
         return float(np.sqrt(((sides * self.spacing) ** 2).sum()))
 
 
+def patients_of(names: Sequence[str], pattern: str) -> tuple[str, ...] | None:
+    """The patient of each case by `CaseFiles.patient`; None without one.
+
+    Raises:
+        UsageError: if the pattern is no regular expression with one group, or finds nothing in a name.
+    """
+    if not pattern:
+        return None
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        raise UsageError(f"--patient {pattern!r}: not a regular expression: {error}") from error
+    if compiled.groups != 1:
+        raise UsageError(f"--patient {pattern!r}: has {compiled.groups} groups; write one, such as ^(\\d+)_")
+    found = []
+    for name in names:
+        match = compiled.search(name)
+        if match is None or not match.group(1):
+            raise UsageError(f"--patient {pattern!r}: finds no patient in the name {name!r}")
+        found.append(match.group(1))
+    return tuple(found)
+
+
 def pair_cases(
-    predictions: Path, truth: Path, files: CaseFiles
+    predictions: Path, truth: Path, files: CaseFiles, *, objects: bool = False
 ) -> tuple[tuple[CasePair, ...], tuple[str, ...]]:
     """The cases of two folders in the order of their names, and notes on what was left out or is missing.
+
+    With `objects`, of the results of `medvision segment` the numbers of objects are taken where there are any.
 
     Raises:
         UsageError: if a folder is absent or holds none, one case has two files, or a case lacks one of the two.
     """
-    given = _found(predictions, files.prediction_suffix, "--prediction-suffix")
-    known = _found(truth, files.truth_suffix, "--truth-suffix")
+    given = _found(predictions, files.prediction_suffix, "--prediction-suffix", objects)
+    known = _found(truth, files.truth_suffix, "--truth-suffix", objects)
     notes: list[str] = []
     if files.cases is not None:
         names = _listed(files.cases)
@@ -197,36 +232,44 @@ def _grid_notes(pair: CasePair, truth: LabelMap, prediction: LabelMap) -> list[s
     ]
 
 
-def _found(folder: Path, suffix: str, option: str) -> dict[str, Path]:
+def _found(folder: Path, suffix: str, option: str, objects: bool) -> dict[str, Path]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of label images")
     found: dict[str, Path] = {}
-    for path in _candidates(folder, suffix):
-        name = path.name if path.is_dir() else label_name(path)
-        if name is None or not name.endswith(suffix) or name == suffix:
+    for name, path in _candidates(folder, suffix, objects):
+        if not name.endswith(suffix) or name == suffix:
             continue
         if (first := found.setdefault(name.removesuffix(suffix), path)) != path:
             raise UsageError(f"{folder}: {first.name} and {path.name} are of one case; remove one of them")
     if not found:
         ending = f" whose name ends in {suffix!r} ({option})" if suffix else ""
         raise UsageError(
-            f"{folder}: holds no label image{ending}; read are {', '.join(LABEL_SUFFIXES)} and folders of masks"
+            f"{folder}: holds no label image{ending}; read are {', '.join(LABEL_SUFFIXES)}, folders of masks and "
+            "results of `medvision segment`"
         )
     return found
 
 
-def _candidates(folder: Path, suffix: str) -> list[Path]:
+def _candidates(folder: Path, suffix: str, objects: bool) -> list[tuple[str, Path]]:
+    """Files and folders with their names, without the endings of label images."""
     out: list[Path] = []
+    results: list[tuple[str, Path]] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.is_file():
             out.append(path)
+        elif (path / RESULT).is_file():  # whose pictures are no masks of objects
+            mask = result_mask(path, objects)
+            if mask is not None and not is_set_aside(path):
+                # Of NAME.nii.gz the folder is NAME.nii. A suffix is of files that others named.
+                results.append((path.name.removesuffix(".nii") + suffix, mask))
         elif path.is_dir() and suffix:
             out += sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
         elif path.is_dir() and mask_files(path):
             out.append(path)
-    return out
+    files = [(path.name if path.is_dir() else label_name(path), path) for path in out]
+    return [*((name, path) for name, path in files if name is not None), *results]
 
 
 def _listed(path: Path) -> tuple[str, ...]:

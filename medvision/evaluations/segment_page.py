@@ -24,7 +24,8 @@ DEPTHS = 9
 def describe(result: SegmentResult) -> EvaluationPage:
     """The result as a page."""
     task = result.options.task
-    drawn = f"{count(result.resamples)} bootstrap draws of cases" if result.resamples else "none"
+    over = "cases" if result.patients is None else f"{count(result.patients)} patients"
+    drawn = f"{count(result.resamples)} bootstrap draws of {over}" if result.resamples else "none"
     membranes = task == "membranes"
     ours = {figure.measure.key: _text(figure.measure, figure.value, result.unit) for figure in result.figures}
     columns = {
@@ -108,7 +109,8 @@ def to_json(result: SegmentResult) -> dict[str, Any]:
         "sizes": result.kind.sized,
         "intervals": {
             "level": 0.95,
-            "bootstrap over": "cases",
+            "bootstrap over": "cases" if result.patients is None else "patients",
+            "patients": result.patients,
             "resamples": result.resamples,
             "seed": result.seed,
         },

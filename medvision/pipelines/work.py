@@ -182,6 +182,12 @@ def _scans_of(folder: Path, found: list[Path]) -> list[Path]:
     return one_of_each_scan(folder, found)
 
 
+def _cases_of(folder: Path, found: list[Path]) -> list[Path]:
+    from medvision.sources.parts import one_of_each_case
+
+    return one_of_each_case(folder, found)
+
+
 def _look_at_slide(path: Path, config: AnalyzeConfig) -> None:
     from medvision.sources import open_source
     from medvision.sources.spacing import require_spacing
@@ -297,7 +303,7 @@ CASES = Work(
     done="segmented",
     shown=("status", "label", "probability", "regions", "windows", "unread", "seconds"),
     patterns=CASE_PATTERNS,
-    gathered=_slides_of,
+    gathered=_cases_of,
     one_file=False,
     found="part",
     unit="windows",

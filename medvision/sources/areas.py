@@ -133,15 +133,7 @@ class MaskImage:
     @classmethod
     def open(cls, path: Path, shape: tuple[int, int]) -> MaskImage:
         """Open a mask of a slide of `shape`, and learn from a coarse level which value is tumour."""
-        try:
-            source = open_source(path)
-        except UnreadableSourceError as error:
-            raise AnnotationError(f"mask that cannot be read: {error}") from error
-        base = source.levels[0].shape
-        ratio = (shape[0] / base[0], shape[1] / base[1])
-        if abs(math.log(ratio[0] / ratio[1])) > 0.02:
-            source.close()
-            raise AnnotationError(f"{path}: mask of {base} pixels for a slide of {shape}: not of one shape")
+        source, ratio = open_mask(path, shape)
         try:
             least, most, empty = learn_tumour(source)
         except AnnotationError as error:
@@ -164,35 +156,70 @@ class MaskImage:
         wanted = np.broadcast_to(np.asarray(downsample, dtype=np.float64), (2,)) / self.ratio
         sides = [max(level.downsample) for level in self.source.levels]
         level = max((k for k, side in enumerate(sides) if side <= min(wanted) * 1.01), default=0)
-        factors = wanted / self.source.levels[level].downsample
-        found = np.zeros(box.shape, dtype=bool)
-        rows, columns = (max(1, int(_NATIVE_SIDE / f)) for f in factors)
-        for part in _blocks(box, rows, columns):
-            cut = part.shift((-box.start[0], -box.start[1])).slices()
-            found[cut] = self._sampled(part, level, factors)
-        return found
+        values = mask_values(self.source, self.ratio, box, downsample, level)
+        return np.asarray((values >= self.least) & (values <= self.most))
 
     def close(self) -> None:
         """See `Area`."""
         self.source.close()
 
-    def _sampled(self, box: Box, level: int, factors: npt.NDArray[np.float64]) -> Mask:
-        at = [
-            np.floor((np.arange(box.start[k], box.stop[k]) + 0.5) * factors[k]).astype(np.int64)
-            for k in (0, 1)
-        ]
-        seen = [(p >= 0) & (p < n) for p, n in zip(at, self.source.levels[level].shape, strict=True)]
-        found = np.zeros(box.shape, dtype=bool)
-        if seen[0].any() and seen[1].any():
-            rows, columns = (p[s] for p, s in zip(at, seen, strict=True))
-            native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
-            inside = self._tumour(native, level)
-            found[np.ix_(*seen)] = inside[np.ix_(rows - rows[0], columns - columns[0])]
-        return found
-
     def _tumour(self, box: Box, level: int) -> Mask:
         values = self.source.read(box, level)[..., 0]
         return np.asarray((values >= self.least) & (values <= self.most))
+
+
+def open_mask(path: Path, shape: tuple[int, int]) -> tuple[Source, tuple[float, float]]:
+    """A mask image of a slide of `shape` level-0 pixels, and the side of its pixel in those, (row, column).
+
+    Raises:
+        AnnotationError: if it cannot be read, or is of another shape than the slide.
+    """
+    try:
+        source = open_source(path)
+    except UnreadableSourceError as error:
+        raise AnnotationError(f"mask that cannot be read: {error}") from error
+    base = source.levels[0].shape
+    if len(base) == 2:
+        ratio = (shape[0] / base[0], shape[1] / base[1])
+        if abs(math.log(ratio[0] / ratio[1])) <= 0.02:
+            return source, ratio
+    source.close()
+    raise AnnotationError(f"{path}: mask of {base} pixels for a slide of {shape}: not of one shape")
+
+
+def mask_values(
+    source: Source,
+    ratio: tuple[float, float],
+    box: Box,
+    downsample: float | tuple[float, float],
+    level: int = 0,
+) -> npt.NDArray[np.uint8]:
+    """The value that a mask of `open_mask` has at the centre of each pixel of a box of a downsampled grid, 0 beyond it.
+
+    It is looked up in one level: reduced ones may hold mixtures of labels.
+    """
+    wanted = np.broadcast_to(np.asarray(downsample, dtype=np.float64), (2,)) / ratio
+    factors = wanted / source.levels[level].downsample
+    found = np.zeros(box.shape, np.uint8)
+    rows, columns = (max(1, int(_NATIVE_SIDE / f)) for f in factors)
+    for part in _blocks(box, rows, columns):
+        cut = part.shift((-box.start[0], -box.start[1])).slices()
+        found[cut] = _sampled(source, part, level, factors)
+    return found
+
+
+def _sampled(source: Source, box: Box, level: int, factors: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    at = [
+        np.floor((np.arange(box.start[k], box.stop[k]) + 0.5) * factors[k]).astype(np.int64) for k in (0, 1)
+    ]
+    seen = [(p >= 0) & (p < n) for p, n in zip(at, source.levels[level].shape, strict=True)]
+    found = np.zeros(box.shape, np.uint8)
+    if seen[0].any() and seen[1].any():
+        rows, columns = (p[s] for p, s in zip(at, seen, strict=True))
+        native = Box((int(rows[0]), int(columns[0])), (int(rows[-1]) + 1, int(columns[-1]) + 1))
+        inside = source.read(native, level)[..., 0]
+        found[np.ix_(*seen)] = inside[np.ix_(rows - rows[0], columns - columns[0])]
+    return found
 
 
 def learn_tumour(source: Source) -> tuple[int, int, bool]:

@@ -1,7 +1,8 @@
 """Label images as plain arrays: what each pixel or voxel was found to be, in whatever file it was kept.
 
-PNG, TIFF and BMP, stacks in TIFF, volumes of every kind that `open_volume` knows, NumPy arrays, and folders of one
-mask per object. Values are those that the file stores: a palette's numbers and not its colours, nothing windowed.
+PNG, TIFF and BMP, stacks in TIFF, volumes of every kind that `open_volume` knows, DICOM segmentations, NumPy arrays,
+and folders of one mask per object. Values are those that the file stores: a palette's numbers and not its colours,
+nothing windowed.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import numpy.typing as npt
 from medvision.core.errors import MedvisionError, SourceTooLargeError, UnreadableSourceError
 from medvision.core.geometry import Box, Spacing
 from medvision.core.world import WorldFrame
+from medvision.sources.dicom_segmentation import read_dicom_segmentation
 from medvision.sources.faults import LIBRARY_ERRORS, MAX_FLAT_PIXELS, check_pixels, quiet, reason_of
 from medvision.sources.opening import check_file
 from medvision.sources.volume import open_volume
 
 PICTURE_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".npy")
-LABEL_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES)
+LABEL_SUFFIXES = (*PICTURE_SUFFIXES, *VOLUME_SUFFIXES, ".dcm")
 """Endings by which a folder's label images are told from its other files."""
 MAX_VOXELS = 1 << 29
 _MASKS = "masks"
@@ -94,10 +96,12 @@ def read_label_map(path: Path) -> LabelMap:
         return _from_masks(path)
     check_file(path)
     with path.open("rb") as stream:
-        head = stream.read(8)
+        head = stream.read(132)
     try:
         if head.startswith(b"\x93NUMPY"):
             return _array(path)
+        if head[128:] == b"DICM":
+            return _segmentation(path)
         if head[:4] in _TIFF:
             return _tiff(path)
         if head.startswith((b"\x89PNG", b"BM")):
@@ -125,6 +129,11 @@ def _volume(path: Path) -> LabelMap:
         return LabelMap(values, volume.spacing, volume.frame, volume.metadata.get("orientation", ""))
     finally:
         volume.close()
+
+
+def _segmentation(path: Path) -> LabelMap:
+    values, frame, stored = read_dicom_segmentation(path)
+    return LabelMap(values, Spacing(frame.spacing, "mm", "file"), frame, stored)
 
 
 def _array(path: Path) -> LabelMap:

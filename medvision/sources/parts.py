@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+SLICED = ("CT", "MR", "PT")
+"""Modalities whose series are volumes."""
+
 
 def files_of(path: Path, vendor: str) -> list[Path]:
     """All files of the slide or series at `path`, itself among them; `vendor` as its reader calls it."""
@@ -43,6 +46,11 @@ def _series(path: Path) -> list[Path]:
 
 
 def _series_uid(path: Path) -> str | None:
+    return _header(path, "SeriesInstanceUID")
+
+
+def _header(path: Path, tag: str) -> str | None:
+    """One value of a DICOM file as text; None where it has none, or is no DICOM."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
@@ -50,10 +58,10 @@ def _series_uid(path: Path) -> str | None:
         if stream.read(132)[128:] != b"DICM":
             return None
     try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[tag])
     except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError):
         return None
-    return str(header.get("SeriesInstanceUID", "")) or None
+    return str(header.get(tag, "")) or None
 
 
 def one_of_each_slide(paths: Iterable[Path]) -> list[Path]:
@@ -80,6 +88,26 @@ def one_of_each_scan(folder: Path, paths: Iterable[Path]) -> list[Path]:
     return [
         path.parent if _is_dicom(path) and series[path.parent] == 1 and path.parent != folder else path
         for path in kept
+    ]
+
+
+def one_of_each_case(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """`paths` below `folder` as of slides, but series of several slices of CT, MR or PET as `one_of_each_scan`.
+
+    Other DICOM files, slides and single images, stay files.
+    """
+    paths = list(paths)
+    files = Counter(path.parent for path in paths if _is_dicom(path))
+    of_slides = one_of_each_slide(paths)
+    series = Counter(path.parent for path in of_slides if _is_dicom(path))
+    return [
+        path.parent
+        if _is_dicom(path)
+        and series[path.parent] == 1 < files[path.parent]
+        and path.parent != folder
+        and _header(path, "Modality") in SLICED
+        else path
+        for path in of_slides
     ]
 
 

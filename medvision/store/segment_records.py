@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from medvision.core.geometry import Unit
 from medvision.store.image_records import FigureInfo
+from medvision.store.maps import RESULT
 from medvision.store.records import QcMeasure, Record, Verdict
 
 CaseKind = Literal["image", "slide", "volume"]
@@ -152,3 +154,17 @@ class SegmentResult(Record):
     def probability(self) -> float | None:
         """The confidence, for the tables that all results share."""
         return self.confidence
+
+
+def result_mask(folder: Path, objects: bool = False) -> Path | None:
+    """The mask in a folder of results of one case, with `objects` the numbers of objects where there are any.
+
+    None if it is no such folder, or the case has none.
+    """
+    try:
+        files = SegmentResult.model_validate_json((folder / RESULT).read_bytes()).files
+    except (OSError, ValidationError):
+        return None
+    name = files.get("objects") if objects else None
+    mask = folder / (name or files.get("mask", ""))
+    return mask if mask.is_file() else None

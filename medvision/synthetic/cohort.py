@@ -3,7 +3,7 @@
 DIR/cohort.csv                    slide_id, path, label, patient, split, annotation, spacing
 DIR/cohort.json                   the recipe of every slide
 DIR/SPLIT/slides/SLIDE.tif
-DIR/SPLIT/reference/SLIDE.xml, SLIDE_mask.tif
+DIR/SPLIT/reference/SLIDE.xml, SLIDE_mask.tif, SLIDE_classes.tif
 """
 
 from __future__ import annotations
@@ -45,10 +45,13 @@ class PlannedSlide:
         return "normal" if self.recipe.metastases == "none" else "tumor"
 
     @property
-    def names(self) -> tuple[str, str, str]:
-        """Slide, outlines and mask, from the cohort's folder."""
-        reference = f"{self.split}/reference/{self.slide_id}"
-        return f"{self.split}/slides/{self.slide_id}.tif", f"{reference}.xml", f"{reference}_mask.tif"
+    def names(self) -> tuple[str, str, str, str]:
+        """Slide, outlines, mask and classes, from the cohort's folder."""
+        slide, reference = (
+            f"{self.split}/slides/{self.slide_id}.tif",
+            f"{self.split}/reference/{self.slide_id}",
+        )
+        return slide, f"{reference}.xml", f"{reference}_mask.tif", f"{reference}_classes.tif"
 
 
 def plan_cohort(config: CohortConfig) -> list[PlannedSlide]:
@@ -141,7 +144,7 @@ def _draw(one: PlannedSlide, folder: Path) -> PlannedSlide:
 
 
 def _listed(one: PlannedSlide, folder: Path) -> CohortSlide:
-    slide, outlines, _ = one.names
+    slide, outlines, *_ = one.names
     return CohortSlide(
         slide_id=one.slide_id,
         path=folder / slide,

@@ -1,4 +1,4 @@
-"""Write a synthetic slide with its truth: pyramid, ASAP XML, label mask."""
+"""Write a synthetic slide with its truth: pyramid, ASAP XML, label masks of metastases and of tissue."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ Polygon = npt.NDArray[np.float64]
 
 TUMOUR = 1
 """Label of metastases in the mask; everything else is 0."""
+GLASS, TISSUE, METASTASIS = 0, 1, 2
+"""Labels of the mask of classes, as CAMELYON17's masks have them. Fat is tissue."""
+_CLASSES_UM = 2.0
+"""Side of a pixel of the mask of classes, or of the slide where that is longer."""
 _SMALLEST_UM2 = pi * 10.0**2
 """Contours below a single tumour cell's area are no lesion."""
 
@@ -37,6 +41,7 @@ class SyntheticSlide:
     slide: Path
     annotation: Path
     mask: Path
+    classes: Path
     recipe: SlideRecipe
     lesions: int
 
@@ -48,9 +53,10 @@ def write_synthetic_slide(
     threads: int = 2,
     reference: Path | None = None,
 ) -> SyntheticSlide:
-    """Render a recipe into `folder`: `NAME.tif`, `NAME.xml` (ASAP, group "Tumor") and `NAME_mask.tif` (1 = metastasis).
+    """Render a recipe into `folder`: `NAME.tif`, `NAME.xml` (ASAP, group "Tumor"), `NAME_mask.tif` (1 = metastasis) and
+    `NAME_classes.tif` (0 glass, 1 tissue, 2 metastasis, at 2 µm or the slide's spacing).
 
-    `name` defaults to `synthetic_SEED`; `reference` is another folder for outlines and mask. The bytes of all three
+    `name` defaults to `synthetic_SEED`; `reference` is another folder for outlines and masks. The bytes of all four
     depend on the recipe alone.
 
     Raises:
@@ -82,7 +88,8 @@ def write_synthetic_slide(
     write_mask(
         mask, recipe.shape_px, lambda box: _mask_block(polygons, box), recipe.spacing_um, threads=threads
     )
-    return SyntheticSlide(name, slide, annotation, mask, recipe, len(polygons))
+    classes = _write_classes(truth / f"{name}_classes.tif", recipe, polygons, threads)
+    return SyntheticSlide(name, slide, annotation, mask, classes, recipe, len(polygons))
 
 
 def truth_polygons(recipe: SlideRecipe) -> list[Polygon]:
@@ -133,3 +140,22 @@ def _outlines(recipe: SlideRecipe, layout: anatomy.Plan, number: int) -> list[An
 
 def _mask_block(polygons: list[Polygon], box: Box) -> Pixels:
     return np.asarray(rasterise([(points, ()) for points in polygons], box), dtype=np.uint8) * TUMOUR
+
+
+def _write_classes(path: Path, recipe: SlideRecipe, polygons: list[Polygon], threads: int) -> Path:
+    """Write glass, tissue and metastases. Tissue is where the plan has it, looked up at the centre of each pixel."""
+    downsample = max(1, round(_CLASSES_UM / recipe.spacing_um))
+    rows, columns = (max(1, round(n / downsample)) for n in recipe.shape_px)
+    scale = (recipe.shape_px[0] / rows, recipe.shape_px[1] / columns)
+    layout = anatomy.plan(recipe)
+    areas = [(points, ()) for points in polygons]
+
+    def read(box: Box) -> Pixels:
+        at = [(np.arange(box.start[k], box.stop[k]) + 0.5) * scale[k] * recipe.spacing_um for k in (0, 1)]
+        y, x = np.meshgrid(at[0], at[1], indexing="ij")
+        _, tissue = anatomy.outline(layout, y, x)
+        found = np.where(tissue > 0, TISSUE, GLASS)
+        found[rasterise(areas, box, scale)] = METASTASIS
+        return found.astype(np.uint8)
+
+    return write_mask(path, (rows, columns), read, recipe.spacing_um * downsample, threads=threads)

@@ -2,7 +2,7 @@
 
 Out of it come `model.safetensors` (with its contract), `model-card.md`, `report.json`, `split.json`, the course of the
 run, and label images of everything that was held out in `predictions/`, with the values of the data's own labels, and
-their names in `held-out.txt`. With
+their names in `held-out.txt`; of slides they are at the network's spacing, beside their truth in `truth/`. With
 `fold: all` each fold has a network and a folder of its own, `predictions/` holds all images out of fold, and a last
 network learns from all of them. The same configuration and data give the same weights.
 """
@@ -37,12 +37,12 @@ from medvision.training.accelerator import Device
 from medvision.training.figures import figure_lines
 from medvision.training.loop import Check, Fit, LoopSettings, fit, write_checks
 from medvision.training.segment_card import render_card
-from medvision.training.segment_config import TrainSegmentConfig
+from medvision.training.segment_classes import class_values
+from medvision.training.segment_config import IGNORED, TrainSegmentConfig
 from medvision.training.segment_data import (
     SegmentImage,
     SegmentImages,
     border_map,
-    class_values,
     load_images,
 )
 from medvision.training.segment_losses import segment_loss
@@ -55,7 +55,7 @@ from medvision.training.segment_score import (
     mean_dice,
     most_likely,
 )
-from medvision.training.segment_split import Split, deal_folds, proof_of, split_of, write_split
+from medvision.training.segment_split import Split, deal_folds, part_of, proof_of, split_of, write_split
 from medvision.training.segment_windows import SegmentBatches, Weights
 
 OnCheck = Callable[[str, Check], None]
@@ -188,6 +188,8 @@ def identity_of(config: TrainSegmentConfig) -> dict[str, Any]:
 def _runs(config: TrainSegmentConfig, images: SegmentImages) -> dict[str, Split]:
     """The parts of each network to be trained, by the name of its run."""
     split = config.split
+    if split.held_out is not None:
+        return {split.held_out: split_of(images, split, part_of(images, split.held_out), 0)}
     folds = deal_folds(images, split)
     if split.fold != "all":
         return {f"fold {split.fold}": split_of(images, split, folds[split.fold], split.fold)}
@@ -261,14 +263,15 @@ def _measured(task: _Task, train: Sequence[SegmentImage]) -> SegmentContract:
 def _predicted(task: _Task, segment: Segmenter, image: SegmentImage) -> list[float]:
     """Write what a network makes of an image that it never saw; the Dice of each class but the first."""
     at_spacing = segment(image)
-    classes = task.contract.classes
-    probabilities = at_full_size(at_spacing, image, task.contract)
-    values = np.zeros(len(classes), np.int32)
-    objects = task.images.found.layout == "objects"
+    classes, layout = task.contract.classes, task.images.found.layout
+    # A slide may be far too large for its own pixels.
+    probabilities = at_spacing if layout == "slides" else at_full_size(at_spacing, image, task.contract)
+    values = np.arange(IGNORED + 1, dtype=np.int32)
     for value, label in class_values(task.config.data, task.contract).items():
-        if label < len(classes):
-            values[label] = label if objects else value
+        values[label] = label if layout == "objects" else value
     write_labels(task.out / "predictions", image.name, values[most_likely(probabilities)], image.frame)
+    if layout == "slides":
+        write_labels(task.out / "truth", image.name, values[image.truth])
     if task.config.probabilities:
         for name, one in zip(classes, probabilities, strict=True):
             path = task.out / "probabilities" / safe_name(name) / f"{image.name}.npy"

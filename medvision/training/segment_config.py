@@ -19,22 +19,36 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class SegmentDataConfig(Strict):
-    """Images with their labels. Two layouts are known, and told apart by what is there.
+    """Images with their labels. Three layouts are known, and told apart by what is there.
 
     "pairs": a folder of images and one of labels, pairs having one name, in 2-D (PNG, TIFF, JPEG, ...) or as volumes
     (NIfTI, MetaImage, NRRD). "objects": a folder for each image, in it `images/` with the image and `masks/` with a
-    file for each object, as in the Data Science Bowl 2018.
+    file for each object, as in the Data Science Bowl 2018. "slides": a table (CSV) of slides with their patients and
+    annotations, outlines or masks, as `medvision synthesize cohort` writes it; `folder` is the file.
     """
 
     folder: Path = Field(
-        description="Where they are; folders that hold nothing but one folder are passed through."
+        description="Where they are; folders that hold nothing but one folder are passed through. Or a table of slides."
     )
-    layout: Literal["auto", "pairs", "objects"] = "auto"
+    layout: Literal["auto", "pairs", "objects", "slides"] = "auto"
     images: str | None = Field(None, description="Sub-folder of the images; by default image(s) or imagesTr.")
     labels: str | None = Field(
         None, description="Sub-folder of the labels; by default label(s), mask(s) or labelsTr."
     )
-    label_suffix: str = Field("", description="What the names of labels have behind those of their images.")
+    label_suffix: str = Field(
+        "",
+        description="What the names of labels have behind those of their images; of slides, the name of a file beside "
+        "the annotation that takes its place.",
+    )
+    groups: dict[str, str | None] | None = Field(
+        None,
+        description="Class of each group of outlines on slides, null for areas that do not count; by default groups "
+        "are called like classes, in capitals or not.",
+    )
+    tissue: str | None = Field(
+        None,
+        description="Of slides: the class of what nobody annotated and the thresholds of colour take for tissue.",
+    )
     values: dict[str, int] | None = Field(
         None,
         description="Value of each class in the labels; by default 0, 1, ... in the order of the classes.",
@@ -71,6 +85,10 @@ class SegmentSplitConfig(Strict):
         0,
         description="The fold that is held out, from 0; `all` trains once for each, and once on all images.",
     )
+    held_out: str | None = Field(
+        None,
+        description="Of a table of slides: the split that is held out, such as test, in place of a fold.",
+    )
     validation: Share = Field(
         0.15, description="Share of the other cases on which weights and temperature are chosen."
     )
@@ -78,6 +96,8 @@ class SegmentSplitConfig(Strict):
 
     @model_validator(mode="after")
     def _fold_is_there(self) -> SegmentSplitConfig:
+        if self.held_out is not None and self.fold != 0:
+            raise ValueError("held_out takes the place of a fold; leave fold out")
         if isinstance(self.fold, int) and not 0 <= self.fold < self.folds:
             raise ValueError(f"fold {self.fold} of {self.folds}: folds count from 0 to {self.folds - 1}")
         return self

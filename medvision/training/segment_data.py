@@ -22,14 +22,15 @@ from medvision.sources.label_map import LabelMap, read_label_map
 from medvision.sources.opening import open_source
 from medvision.sources.resample import Reading, extent_at
 from medvision.sources.still import Window, read_still
+from medvision.training.segment_classes import Labels, class_values, classes_of
 from medvision.training.segment_config import (
     IGNORED,
     BorderConfig,
     SegmentDataConfig,
 )
 from medvision.training.segment_files import Found, Pair, find_pairs
+from medvision.training.segment_slides import find_slides, read_slide
 
-Labels = npt.NDArray[np.uint8]
 _PLACES = 20_000
 """Pixels of each class that are remembered of an image, to draw windows about."""
 
@@ -114,31 +115,13 @@ def load_images(config: SegmentDataConfig, contract: SegmentContract) -> Segment
             image shows a class.
         UnreadableSourceError: if a file cannot be read.
     """
-    found = find_pairs(config)
+    slides = config.layout == "slides" or (config.layout == "auto" and config.folder.is_file())
+    found = find_slides(config) if slides else find_pairs(config)
     images = tuple(_read(pair, config, contract, found.layout) for pair in found.pairs)
     seen = set().union(*(np.unique(image.truth).tolist() for image in images))
     if missing := [name for k, name in enumerate(contract.classes) if k not in seen]:
         raise UsageError(f"{config.folder}: no label shows the class {missing[0]!r}")
     return SegmentImages(images, found)
-
-
-def class_values(config: SegmentDataConfig, contract: SegmentContract) -> dict[int, int]:
-    """The class of each value in the labels.
-
-    Raises:
-        UsageError: if the configuration names other classes than the contract, or a value twice.
-    """
-    if config.values is None:
-        table = {k: k for k in range(len(contract.classes))}
-    else:
-        if set(config.values) != set(contract.classes):
-            raise UsageError(
-                f"data.values names {', '.join(config.values)}, and the classes are {', '.join(contract.classes)}"
-            )
-        table = {value: contract.classes.index(name) for name, value in config.values.items()}
-    if len(table) < len(contract.classes) or config.ignore in table:
-        raise UsageError("data.values: each class needs a value of its own, and so do ignored pixels")
-    return table if config.ignore is None else {**table, config.ignore: IGNORED}
 
 
 def border_map(image: SegmentImage, how: BorderConfig, contract: SegmentContract) -> npt.NDArray[np.float32]:
@@ -163,13 +146,22 @@ def border_map(image: SegmentImage, how: BorderConfig, contract: SegmentContract
 
 
 def _read(pair: Pair, config: SegmentDataConfig, contract: SegmentContract, layout: str) -> SegmentImage:
+    if layout == "slides":
+        slide = read_slide(pair, config, contract)
+        ends = value_ends(slide.values, contract)
+        return SegmentImage(pair, slide.values, slide.truth, None, ends, slide.full, slide.spacing, None)
+    assert pair.labels is not None, "slides alone may be without"
     labels = read_label_map(pair.labels)
     values, full, spacing, frame = _values(pair, contract, config.image_window)
     if labels.values.shape != full:
         raise UsageError(f"{pair.labels}: labels of {labels.values.shape} for an image of {full}")
     _check_place(pair, labels, frame)
     objects = labels.labels if layout == "objects" else None
-    truth = _classes(labels, config, contract, pair) if objects is None else (objects > 0).astype(np.uint8)
+    truth = (
+        classes_of(labels.labels, class_values(config, contract), contract, pair.labels)
+        if objects is None
+        else (objects > 0).astype(np.uint8)
+    )
     if objects is not None and len(contract.classes) != 2:
         raise UsageError(f"objects of one kind need two classes, and there are {', '.join(contract.classes)}")
     if full != values.shape[:-1]:
@@ -210,21 +202,6 @@ def _check_place(pair: Pair, labels: LabelMap, frame: WorldFrame | None) -> None
     far = float(np.abs(frame.to_world(corners) - labels.frame.to_world(corners)).max())
     if far > 0.5 * min(frame.spacing):
         raise UsageError(f"{pair.labels}: lies {far:.3g} mm from its image by the headers of both")
-
-
-def _classes(labels: LabelMap, config: SegmentDataConfig, contract: SegmentContract, pair: Pair) -> Labels:
-    found = labels.labels
-    table = class_values(config, contract)
-    truth = np.full(found.shape, IGNORED, np.uint8)
-    for value in np.unique(found).tolist():
-        if value not in table:
-            known = ", ".join(f"{v} {contract.classes[k]}" for v, k in table.items() if k != IGNORED)
-            raise UsageError(
-                f"{pair.labels}: holds the value {value}, which is of no class ({known}); `data: {{values: ...}}` "
-                "names what values mean, `ignore` one that does not count"
-            )
-        truth[found == value] = table[value]
-    return truth
 
 
 def _nearest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,15 @@ _SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class Pair:
     """An image and its labels: a file, or the folder of an image with one mask for each object. `case` is the patient
-    or slide."""
+    or slide. Of a table of slides, `labels` is None where nothing is annotated, `part` is the table's split, and
+    `spacing_um` what it says in place of the file."""
 
     name: str
     case: str
     image: Path
-    labels: Path
+    labels: Path | None
+    part: str = ""
+    spacing_um: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +52,11 @@ def find_pairs(config: SegmentDataConfig) -> Found:
     layout = config.layout if config.layout != "auto" else _layout(folder, config)
     found, notes = _objects(folder) if layout == "objects" else _pairs(folder, config)
     if unknown := sorted(set(config.leave_out) - set(found)):
-        raise UsageError(f"{folder}: has no image {unknown[0]!r} to leave out; {_few(sorted(found))}")
+        raise UsageError(f"{folder}: has no image {unknown[0]!r} to leave out; {few(sorted(found))}")
     kept = {name: files for name, files in found.items() if name not in config.leave_out}
     if not kept:
         raise UsageError(f"{folder}: no image has labels{''.join(f'; {note}' for note in notes)}")
-    pairs = tuple(Pair(name, _case(name, config), *kept[name]) for name in sorted(kept, key=_natural))
+    pairs = tuple(Pair(name, name_case(name, config), *kept[name]) for name in sorted(kept, key=_natural))
     if config.leave_out:
         notes.append(f"{len(config.leave_out)} left out as asked")
     return Found(pairs, layout, tuple(notes))
@@ -61,7 +65,7 @@ def find_pairs(config: SegmentDataConfig) -> Found:
 def _entered(folder: Path) -> Path:
     """The folder, or the first below it that holds more than one folder."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder of images and labels")
+        raise UsageError(f"{folder}: no such folder of images and labels, or table of slides (CSV)")
     while True:
         inside = [path for path in folder.iterdir() if not path.name.startswith(".")]
         if len(inside) != 1 or not inside[0].is_dir():
@@ -89,9 +93,9 @@ def _pairs(folder: Path, config: SegmentDataConfig) -> tuple[dict[str, tuple[Pat
     both = {name: (path, of_image[name]) for name, path in images.items() if name in of_image}
     notes = []
     if alone := sorted(set(images) - set(both)):
-        notes.append(f"{len(alone)} images without labels passed over ({_few(alone)})")
+        notes.append(f"{len(alone)} images without labels passed over ({few(alone)})")
     if alone := sorted(set(labels) - {name + end for name in both}):
-        notes.append(f"{len(alone)} labels without an image passed over ({_few(alone)})")
+        notes.append(f"{len(alone)} labels without an image passed over ({few(alone)})")
     return both, notes
 
 
@@ -106,9 +110,7 @@ def _objects(folder: Path) -> tuple[dict[str, tuple[Path, Path]], list[str]]:
             found[place.name] = (images[0], place)
         else:
             empty.append(place.name)
-    return found, [
-        f"{len(empty)} folders without image or masks passed over ({_few(empty)})"
-    ] if empty else []
+    return found, [f"{len(empty)} folders without image or masks passed over ({few(empty)})"] if empty else []
 
 
 def _side(folder: Path, name: str | None, known: tuple[str, ...], what: str) -> Path:
@@ -139,7 +141,12 @@ def _files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _case(name: str, config: SegmentDataConfig) -> str:
+def name_case(name: str, config: SegmentDataConfig) -> str:
+    """What the configuration's expression finds in a name; without one, the name.
+
+    Raises:
+        UsageError: if it finds nothing.
+    """
     if config.case is None:
         return name
     match = re.search(config.case, name)
@@ -153,6 +160,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _few(names: list[str]) -> str:
+def few(names: Sequence[str]) -> str:
+    """Some of the names, and how many more there are."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -20,8 +20,9 @@ from medvision.ops.enlarge import linear_slabs
 from medvision.sources.array_source import ArraySource
 from medvision.training.accelerator import without_hooks
 from medvision.training.figures import interval_over
+from medvision.training.segment_classes import Labels
 from medvision.training.segment_config import IGNORED
-from medvision.training.segment_data import Labels, SegmentImage
+from medvision.training.segment_data import SegmentImage
 
 Probabilities = npt.NDArray[np.float32]
 _SAMPLED = 5000

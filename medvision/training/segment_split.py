@@ -35,6 +35,21 @@ def deal_folds(images: SegmentImages, config: SegmentSplitConfig) -> tuple[tuple
     return tuple(tuple(sorted(fold)) for fold in folds)
 
 
+def part_of(images: SegmentImages, split: str) -> tuple[str, ...]:
+    """Names of the slides that lie in a split of their table.
+
+    Raises:
+        UsageError: if none does, with the splits that there are.
+    """
+    found = tuple(image.name for image in images.images if image.pair.part == split)
+    if not found:
+        there = sorted({image.pair.part for image in images.images if image.pair.part})
+        raise UsageError(
+            f"split.held_out: nothing lies in {split!r}; splits: {', '.join(there) or 'none, as of a table of slides'}"
+        )
+    return found
+
+
 def split_of(
     images: SegmentImages, config: SegmentSplitConfig, held_out: Sequence[str], number: int
 ) -> Split:

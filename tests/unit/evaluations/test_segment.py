@@ -18,6 +18,7 @@ from medvision.evaluations.segment import evaluate
 from medvision.evaluations.segment_cases import CaseFiles
 from medvision.evaluations.segment_page import describe, to_json
 from medvision.evaluations.segment_setup import SegmentOptions
+from medvision.store.segment_records import CaseInfo, SegmentModelInfo, SegmentResult
 
 CLASSES = SegmentOptions(classes=("1=inner", "2=outer"), regions=("all=1,2",))
 
@@ -413,3 +414,71 @@ def test_damaged_files_are_named(folders):
     (given / "b.png").write_bytes((given / "b.png").read_bytes()[:45])
     with pytest.raises(UnreadableSourceError, match=r"b\.png"):
         evaluate(given, truth)
+
+
+def test_intervals_draw_patients(folders, tmp_path):
+    """Every case four times under its patient's name says no more than once: the intervals stay."""
+    given, truth = folders
+    for side in (given, truth):
+        for name in "ab":
+            for number in range(4):
+                png(tmp_path / "often" / side.name / f"{name}_{number}.png", Image.open(side / f"{name}.png"))
+    once = evaluate(given, truth, CLASSES, resamples=200)
+    often = [tmp_path / "often" / side.name for side in (given, truth)]
+    by_patient = evaluate(*often, CLASSES, CaseFiles(patient=r"^(\w)_"), 200)
+    np.testing.assert_allclose(by_patient.intervals, once.intervals)
+    np.testing.assert_allclose(*([f.interval for f in one.figures] for one in (by_patient, once)))
+    by_case = evaluate(*often, CLASSES, resamples=200)
+    assert by_case.intervals[0][0][0] > once.intervals[0][0][0]
+    page = describe(by_patient)
+    assert "200 bootstrap draws of 2 patients" in page.summary
+    assert "2 patients are too few for an interval to say much" in page.notes
+    assert to_json(by_patient)["intervals"]["bootstrap over"] == "patients"
+    one = evaluate(*often, CLASSES, CaseFiles(patient=r"(_)"), 200)
+    assert all(f.interval is None for f in one.figures)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason"),
+    [
+        ("(", "not a regular expression"),
+        (r"\w", "has 0 groups"),
+        (r"^(\d+)_", "finds no patient in the name 'a'"),
+    ],
+)
+def test_patients_that_cannot_be_told(folders, pattern, reason):
+    with pytest.raises(UsageError, match=reason):
+        evaluate(*folders, CLASSES, CaseFiles(patient=pattern))
+
+
+def test_results_of_segment_are_cases(folders, tmp_path):
+    """Each folder's mask is taken, not its pictures; where objects are scored, their numbers."""
+    given, truth = folders
+    results = tmp_path / "results"
+    for name in "ab":
+        png(results / name / "thumbnail.png", np.arange(120).reshape(10, 12))
+        labels = np.array(Image.open(given / f"{name}.png"))
+        png(results / name / "mask.png", labels)
+        png(results / name / "objects.png", labels)
+        record = SegmentResult(
+            case=CaseInfo(
+                name=f"{name}.png", kind="image", digest="", reader="png", shape=(10, 12), spacing=None
+            ),
+            model=SegmentModelInfo(name="m", architecture="unet", classes=("0", "1")),
+            config={},
+            config_digest="",
+            software={},
+            files={"mask": "mask.png", "objects": "objects.png"},
+        )
+        (results / name / "result.json").write_text(record.model_dump_json())
+    (results / "index.html").write_text("the list of results")
+    found = evaluate(results, truth, CLASSES, resamples=0)
+    assert found.cases == ("a", "b")
+    np.testing.assert_array_equal(found.values, evaluate(given, truth, CLASSES, resamples=0).values)
+    objects = SegmentOptions(task="instances")
+    assert evaluate(results, truth, objects, resamples=0).figures[0].value == pytest.approx(
+        evaluate(given, truth, objects, resamples=0).figures[0].value
+    )
+    (results / "b" / "mask.png").unlink()
+    with pytest.raises(UsageError, match="has no prediction of b"):
+        evaluate(results, truth, CLASSES)

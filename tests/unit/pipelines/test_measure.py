@@ -177,4 +177,8 @@ def test_the_list_names_every_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name[:20] in said for name in list_architectures())
     assert "U-Net - what each pixel is; medvision train segment; Apache-2.0" in " ".join(said.split())
     assert run(["models", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)[0]["name"] == "camelyon-mini"
+    listed = json.loads(capsys.readouterr().out)
+    assert (listed[0]["kind"], listed[0]["name"]) == ("model", "camelyon-mini")
+    networks = {row["name"]: row for row in listed if row["kind"] == "network"}
+    assert list(networks) == list(list_architectures())
+    assert networks["unet-original"]["parameters"] == 31_030_658

@@ -15,9 +15,11 @@ from PIL import Image
 from scipy import ndimage
 
 from medvision.cli import run
+from medvision.core.errors import UnreadableSourceError
 from medvision.core.world import WorldFrame
 from medvision.pipelines.segment_masks import as_stored
 from medvision.sources.annotations import read_geojson
+from medvision.sources.label_map import read_label_map
 from medvision.sources.write import write_slide
 from medvision.sources.write_volume import write_dicom_series
 from medvision.store.segment_records import SegmentResult
@@ -180,6 +182,13 @@ def test_a_dicom_segmentation(tmp_path: Path, threshold_model: Model) -> None:
     for number, plane in enumerate(bright):
         expected = plane.astype(np.uint8)
         assert np.array_equal(places.get(5.0 + 2.5 * number, np.zeros_like(expected)), expected)
+    # It is read again on the grid of the series, slices without a frame included.
+    labels = read_label_map(out / "ct" / "mask.dcm")
+    np.testing.assert_array_equal(labels.values, bright.astype(np.uint8))
+    assert labels.frame is not None
+    np.testing.assert_allclose(labels.frame.to_world((0, 0, 0)), frame.to_world((0, 0, 0)))
+    with pytest.raises(UnreadableSourceError, match=r"\.dcm: a DICOM file, but no segmentation"):
+        read_label_map(next((tmp_path / "ct").iterdir()))
     assert run([*command, str(tmp_path / "again")]) == 0
     first, second = ((folder / "ct" / "mask.dcm").read_bytes() for folder in (out, tmp_path / "again"))
     assert first == second

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medvision.cli import run
@@ -85,7 +86,15 @@ def test_a_cohort_is_written_and_continued(tmp_path: Path) -> None:
     source = open_source(test.path)
     assert source.levels[0].shape == (320, 384)
     source.close()
-    assert (tmp_path / "test" / "reference" / "test_001_mask.tif").exists()
+    mask = open_source(tmp_path / "test" / "reference" / "test_001_mask.tif")
+    classes = open_source(tmp_path / "test" / "reference" / "test_001_classes.tif")
+    whole = Box((0, 0), (320, 384))
+    found = classes.read(whole)[..., 0]
+    assert classes.levels[0].shape == whole.shape  # the slide's own 2 µm
+    assert set(np.unique(found)) == {1, 2}  # a slide smaller than a node has no glass
+    assert np.array_equal(found == 2, mask.read(whole)[..., 0] == 1)
+    for one in (mask, classes):
+        one.close()
 
     before = {p: p.read_bytes() for p in sorted(tmp_path.rglob("*")) if p.is_file()}
     (tmp_path / "train" / "slides" / "train_002.tif").unlink()

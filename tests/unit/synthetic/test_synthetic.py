@@ -12,11 +12,13 @@ import numpy.typing as npt
 import openslide
 import pytest
 import tifffile
+from scipy import ndimage
 from shapely import Polygon
 
 from medvision.cli import run
 from medvision.core.errors import UsageError
 from medvision.core.geometry import Box
+from medvision.sources import open_source
 from medvision.sources.annotations import read_annotations
 from medvision.sources.write import write_slide
 from medvision.synthetic import (
@@ -30,6 +32,7 @@ from medvision.synthetic import (
     write_synthetic_slide,
 )
 from medvision.synthetic.anatomy import plan
+from medvision.synthetic.slide import _write_classes
 
 CLUSTER = SlideRecipe(
     5, (1400, 1700), lesions=(LesionSpec((180.0, 210.0), 160.0),), stain="violet", scanner="even"
@@ -247,9 +250,35 @@ def test_an_output_that_is_a_file_is_wrong_usage(tmp_path: Path) -> None:
         write_synthetic_slide(CLUSTER, tmp_path / "file")
 
 
+def test_the_mask_of_classes_is_coarse_and_fits_what_is_drawn(tmp_path: Path) -> None:
+    recipe = SlideRecipe(4, (1536, 1792), spacing_um=1.0, metastases="micro", stain="plum")
+    path = _write_classes(tmp_path / "classes.tif", recipe, truth_polygons(recipe), 1)
+    source = open_source(path)
+    found = source.read(Box((0, 0), (768, 896)))[..., 0]
+    assert source.levels[0].shape == (768, 896)
+    assert source.spacing is not None
+    assert source.spacing.values == pytest.approx((2.0, 2.0))
+    source.close()
+    inside = ndimage.distance_transform_edt(found > 0)
+    outside = ndimage.distance_transform_edt(found == 0)
+    drawn = []
+    for depth in (inside, outside):
+        row, column = np.unravel_index(depth.argmax(), depth.shape)
+        assert depth[row, column] > 25
+        corner = np.clip((2 * row - 20, 2 * column - 20), 0, np.array(recipe.shape_px) - 40)
+        drawn.append(render_block(recipe, Box.at((int(corner[0]), int(corner[1])), (40, 40))).mean())
+    assert drawn[0] < drawn[1] - 20
+    assert 0.01 < (found == 2).mean() < 0.3
+
+
 def test_the_command_maps_its_options_to_the_recipe(tmp_path: Path) -> None:
     assert run(["synthesize", "--out", str(tmp_path), *OPTIONS]) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.tif", "mine.xml", "mine_mask.tif"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "mine.tif",
+        "mine.xml",
+        "mine_classes.tif",
+        "mine_mask.tif",
+    ]
     recipe = SlideRecipe(3, (600, 600), metastases="micro", stain="indigo", artefacts=("dust", "pen-blue"))
     same = write_synthetic_slide(recipe, tmp_path / "library", "mine")
     assert (tmp_path / "mine.tif").read_bytes() == same.slide.read_bytes()
