@@ -25,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 export DO_NOT_TRACK := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study study-nodules study-segment install clean
+.PHONY: help demo test test-all test-faults lint format docs bench bench-check bench-growth bench-peers study study-nodules study-segment rank-segment install clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -87,21 +87,34 @@ study-nodules: $(STAMP) ## train and score a nodule detector and its reduction o
 	$(BIN)/python tests/benchmarks/nodule_difference.py $(NODULES)/chest $(NODULES)/detector/candidates.csv \
 	  $(NODULES)/reduction/candidates.csv --seriesuids $(NODULES)/detector/seriesuids.csv
 
-study-segment: $(STAMP) ## train and score U-Net on ISBI2012=, DSB2018= and HIPPOCAMPUS= folders, and V-Net; within an hour each
+study-segment: $(STAMP) ## train and score U-Net on ISBI2012=, DSB2018= and HIPPOCAMPUS= folders, and V-Net; an hour or two
 	$(BIN)/medvision train segment --config configs/train-segment-hippocampus.yaml --data $(HIPPOCAMPUS) --out $(SEGMENT)/hippocampus
 	$(BIN)/medvision evaluate segment --predictions $(SEGMENT)/hippocampus/predictions --truth $(HIPPOCAMPUS)/labels \
-	  --cases $(SEGMENT)/hippocampus/held-out.txt --out $(SEGMENT)/scores-hippocampus
+	  --classes 1=anterior --classes 2=posterior --regions whole=1,2 --cases $(SEGMENT)/hippocampus/held-out.txt --out $(SEGMENT)/scores-hippocampus
 	$(BIN)/medvision train segment --config configs/train-segment-hippocampus-vnet.yaml --data $(HIPPOCAMPUS) --out $(SEGMENT)/hippocampus-vnet
 	$(BIN)/medvision evaluate segment --predictions $(SEGMENT)/hippocampus-vnet/predictions --truth $(HIPPOCAMPUS)/labels \
-	  --cases $(SEGMENT)/hippocampus-vnet/held-out.txt --out $(SEGMENT)/scores-hippocampus-vnet
+	  --classes 1=anterior --classes 2=posterior --regions whole=1,2 --cases $(SEGMENT)/hippocampus-vnet/held-out.txt --out $(SEGMENT)/scores-hippocampus-vnet
 	$(BIN)/medvision train segment --config configs/train-segment-isbi2012.yaml --data $(ISBI2012) --out $(SEGMENT)/isbi2012
 	$(BIN)/medvision evaluate segment --task membranes --predictions $(SEGMENT)/isbi2012/probabilities/cell \
-	  --truth $(ISBI2012)/label --thresholds 0.3 0.5 0.7 --out $(SEGMENT)/scores-isbi2012
+	  --truth $(ISBI2012)/label --thresholds 0.3 --thresholds 0.5 --thresholds 0.7 --out $(SEGMENT)/scores-isbi2012
 	$(BIN)/medvision train segment --config configs/train-segment-dsb2018.yaml --data $(DSB2018) --out $(SEGMENT)/dsb2018
 	for task in semantic instances; do \
 	  $(BIN)/medvision evaluate segment --task $$task --predictions $(SEGMENT)/dsb2018/predictions --truth $(DSB2018) \
 	    --out $(SEGMENT)/scores-dsb2018-$$task; \
 	done
+	$(BIN)/medvision segment $(DSB2018)/*/images/*.png --method otsu-watershed --out $(SEGMENT)/otsu-dsb2018
+	for task in semantic instances; do \
+	  $(BIN)/medvision evaluate segment --task $$task --predictions $(SEGMENT)/otsu-dsb2018 --truth $(DSB2018) \
+	    --out $(SEGMENT)/scores-otsu-dsb2018-$$task; \
+	done
+	$(BIN)/medvision segment $(ISBI2012)/image/*.png --method otsu:smooth=2,background=dark --out $(SEGMENT)/otsu-isbi2012
+	$(BIN)/medvision evaluate segment --task membranes --predictions $(SEGMENT)/otsu-isbi2012 --truth $(ISBI2012)/label \
+	  --out $(SEGMENT)/scores-otsu-isbi2012
+
+rank-segment: $(STAMP) ## train and score each segmentation network on ISBI2012= in one shared setting; hours
+	$(BIN)/python tests/benchmarks/segment_ranking.py --data $(ISBI2012) --out $(SEGMENT)/ranking --folds 5 \
+	  --networks unet fcn8s-vgg16 deeplab-v3-plus nnunet
+	$(BIN)/python tests/benchmarks/segment_ranking.py --data $(ISBI2012) --out $(SEGMENT)/ranking
 
 install: $(STAMP) ## make .venv and nothing else
 

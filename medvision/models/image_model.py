@@ -22,7 +22,7 @@ from medvision.engine.plan import whole
 from medvision.engine.sinks import TableSink
 from medvision.models.classifiers.start import build
 from medvision.models.image_contract import ImageContract
-from medvision.models.weights import apply_weights, digest_state, read_weights
+from medvision.models.weights import apply_weights, digest_state, name_of, read_weights
 from medvision.ops.resize import Pixels, fit_square
 from medvision.sources.array_source import ArraySource
 
@@ -103,9 +103,7 @@ def read_image_model(path: Path) -> ImageModel:
         ) from error
     net = build(contract.architecture, len(contract.classes))
     apply_weights(net, state, path)
-    # A training calls its weights "model": its folder says more.
-    name = path.resolve().parent.name if path.stem == "model" else path.stem
-    return ImageModel(name or path.stem, net, contract)
+    return ImageModel(name_of(path), net, contract)
 
 
 def logits_of(

@@ -98,6 +98,11 @@ def apply_weights(net: nn.Module, state: State, path: Path) -> None:
     net.load_state_dict(state, strict=False)
 
 
+def name_of(path: Path) -> str:
+    """What weights are called: their file, or its folder, as trainings call theirs model.safetensors."""
+    return (path.resolve().parent.name if path.stem == "model" else "") or path.stem
+
+
 def digest_state(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over names, types, shapes and values of tensors, whatever file they came from."""
     total = hashlib.sha256()

@@ -60,8 +60,10 @@ def ready_image_model(config: ImageConfig) -> ReadyImageModel:
     return submit(str(device), lambda: _ready(path, facts.st_mtime_ns, facts.st_size, device)).result()
 
 
-def weights_file(model: Path) -> Path:
+def weights_file(model: Path, command: str = "train classify") -> Path:
     """The weights that `model` names: a file, or the folder of a training that holds one.
+
+    `command` is what makes such weights, for the message.
 
     Raises:
         UsageError: if it is the name of a model of slides.
@@ -73,8 +75,7 @@ def weights_file(model: Path) -> Path:
     if str(model) in MODELS:
         raise UsageError(
             f"{model} is a model of windows of slides, not of images: `medvision batch` and `analyze` take it, and "
-            "`medvision classify` for pictures of single windows; a model of images is made by `medvision train "
-            "classify`"
+            f"`medvision classify` for pictures of single windows; what is needed here is made by `medvision {command}`"
         )
     if model.is_dir():
         raise WeightsError(

@@ -65,7 +65,7 @@ def ready_nodules(config: NoduleConfig) -> ReadyNodules:
 
 
 def _ready(model: Path, kind: Kind, turns: int, device: torch.device) -> ReadyNet:
-    path = weights_file(model)
+    path = weights_file(model, "train nodules")
     try:
         facts = path.stat()
     except OSError as error:

@@ -65,7 +65,7 @@ def ready_segment(config: SegmentConfig) -> ReadySegment:
     """
     if config.model is None:
         raise UsageError("no model was given: --model FILE, weights of `medvision train segment`")
-    device, path = resolve_device(config.device), weights_file(config.model)
+    device, path = resolve_device(config.device), weights_file(config.model, "train segment")
     try:
         facts = path.stat()
     except OSError as error:

@@ -44,10 +44,14 @@ _DEFAULT = DenseCrfSettings()
 
 @dataclass(frozen=True)
 class CleanUp(Method):
-    """A step; `run(image, segmentation, options, spacing)` gives a segmentation. `fields` need classes, not objects."""
+    """A step; `run(image, segmentation, options, spacing)` gives a segmentation.
+
+    `fields`: it needs classes, not objects. `objects`: it gives objects.
+    """
 
     run: Callable[[Image, Segmentation, Any, Spacing], Segmentation]
     fields: bool = False
+    objects: bool = False
 
 
 CLEAN_UPS = Registry[CleanUp]("clean-up step")
@@ -71,10 +75,23 @@ def clean_up(
         raise UsageError(f"labels of shape {found.labels.shape} do not fit an image of shape {image.shape}")
     for step in steps:
         step.method.check_axes(step.name, image)
-        if step.method.fields and found.objects:
-            raise UsageError(f"{step.name} goes by classes: put it before the step that tells objects apart")
+        check_order([step], found.objects)
         found = step.method.run(image, found, step.options, spacing)
     return found
+
+
+def check_order(steps: Iterable[Choice[CleanUp]], objects: bool) -> None:
+    """Refuse a step on classes after objects were told apart; `objects`: they are from the beginning.
+
+    Raises:
+        UsageError: with the step.
+    """
+    for step in steps:
+        if step.method.fields and objects:
+            raise UsageError(
+                f"{step.name} goes by classes, and objects are told apart before it: leave it out, or put it first"
+            )
+        objects |= step.method.objects
 
 
 class DenseCrfOptions(Record):
@@ -237,7 +254,7 @@ for _name, _entry in {
     "drop-small": CleanUp(DropSmallOptions, "without small pieces", "none", _BOTH, _drop_small),
     "watershed-split": CleanUp(
         WatershedSplitOptions, "touching objects told apart and numbered",
-        "Beucher and Lantuéjoul 1979", _BOTH, _watershed_split, fields=True,
+        "Beucher and Lantuéjoul 1979", _BOTH, _watershed_split, fields=True, objects=True,
     ),
 }.items():  # fmt: skip
     CLEAN_UPS.register(_name)(_entry)

@@ -25,7 +25,7 @@ from medvision.pipelines.configured_segment import ReadySegment
 from medvision.pipelines.heatmap import Overview, locate_tissue, read_overview
 from medvision.pipelines.segment_case import Case
 from medvision.pipelines.segment_classical import CLASSICAL, segment
-from medvision.pipelines.segment_clean_up import CLEAN_UPS, clean_up
+from medvision.pipelines.segment_clean_up import CLEAN_UPS, check_order, clean_up
 from medvision.pipelines.segment_config import SegmentConfig, parse_sides
 from medvision.pipelines.segment_labels import decide, pixel_size
 from medvision.pipelines.segment_methods import read_choice
@@ -64,15 +64,14 @@ def tiling_for(config: SegmentConfig, ready: ReadySegment, extent: tuple[int, ..
 
 
 def check_steps(config: SegmentConfig) -> None:
-    """Refuse a method or a clean-up step that is not there, or options that it does not take.
+    """Refuse a method or a clean-up step that is not there, options that it does not take, and steps out of order.
 
     Raises:
         UnknownNameError, UsageError: with what there is.
     """
-    if config.method is not None:
-        read_choice(CLASSICAL, config.method)
-    for step in config.steps:
-        read_choice(CLEAN_UPS, step)
+    chosen = None if config.method is None else read_choice(CLASSICAL, config.method)
+    objects = chosen is not None and chosen.method.objects
+    check_order([read_choice(CLEAN_UPS, step) for step in config.steps], objects)
 
 
 @dataclass(eq=False)

@@ -74,10 +74,11 @@ def _suggestions(name: str) -> str:
     import timm
     import torchvision.models as zoo
 
+    from medvision.models.architectures import list_architectures
     from medvision.models.catalogue import MODELS
 
     known = dict.fromkeys(
-        [*MODELS, *zoo.list_models(module=zoo), *timm.list_models()]
+        [*MODELS, *list_architectures(), *zoo.list_models(module=zoo), *timm.list_models()]
     )  # some have one name in both
     close = difflib.get_close_matches(name, known, n=4)
     near = f"close to it: {', '.join(close)}; " if close else ""

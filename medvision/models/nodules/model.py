@@ -19,7 +19,7 @@ from medvision.models.nodules import cnn3d, faster_rcnn_fpn, faster_rcnn_vgg, re
 from medvision.models.nodules.contract import DetectorContract, Kind, ReductionContract
 from medvision.models.nodules.designs import DETECTORS, REDUCTIONS
 from medvision.models.nodules.detector import TemperedBoxes
-from medvision.models.weights import apply_weights, digest_state, read_weights, write_weights
+from medvision.models.weights import apply_weights, digest_state, name_of, read_weights, write_weights
 
 Contract = DetectorContract | ReductionContract
 
@@ -136,9 +136,7 @@ def read_nodule_model(path: Path, kind: Kind | None = None) -> NoduleModel:
     except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: {error}") from error
     apply_weights(net, state, path)
-    # Trainings call theirs model.safetensors: their folder tells them apart.
-    name = path.resolve().parent.name if path.stem == "model" else path.stem
-    return NoduleModel(name, net.eval(), contract)
+    return NoduleModel(name_of(path), net.eval(), contract)
 
 
 def _first(error: ValidationError) -> str:

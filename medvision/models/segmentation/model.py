@@ -30,7 +30,7 @@ from medvision.models.segmentation import (
 )
 from medvision.models.segmentation.contract import SegmentContract
 from medvision.models.segmentation.designs import SEGMENTERS
-from medvision.models.weights import apply_weights, digest_state, read_weights, write_weights
+from medvision.models.weights import apply_weights, digest_state, name_of, read_weights, write_weights
 
 _HOMES = (  # each registers its own
     unet,
@@ -210,7 +210,7 @@ def read_segment_model(path: Path) -> SegmentModel:
     apply_weights(net, state, file)
     card = file.with_suffix(".md")
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    return SegmentModel(path.name if path.is_dir() else path.stem, net.eval(), contract, text)
+    return SegmentModel(name_of(file), net.eval(), contract, text)
 
 
 def _first(error: ValidationError) -> str:

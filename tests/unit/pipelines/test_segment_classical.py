@@ -64,7 +64,7 @@ def test_steps_chain_in_the_order_given() -> None:
     found = clean_up(image, Segmentation(start.astype(np.uint8)), steps)
     np.testing.assert_array_equal(found.labels, truth)
     assert found.objects and found.labels.dtype == np.int32
-    with pytest.raises(UsageError, match="dense-crf goes by classes: put it before"):
+    with pytest.raises(UsageError, match="dense-crf goes by classes, and objects"):
         clean_up(image, found, [choose(CLEAN_UPS, "dense-crf")])
     smaller = clean_up(image, found, [choose(CLEAN_UPS, "drop-small", {"least": 10_000})])
     assert not smaller.labels.any()
