@@ -102,6 +102,10 @@ study-segment: $(STAMP) ## train and score U-Net on ISBI2012=, DSB2018= and HIPP
 	  $(BIN)/medvision evaluate segment --task $$task --predictions $(SEGMENT)/dsb2018/predictions --truth $(DSB2018) \
 	    --out $(SEGMENT)/scores-dsb2018-$$task; \
 	done
+	$(BIN)/medvision segment $(SEGMENT)/dsb2018/predictions/*.png --method otsu:smooth=0,background=dark --clean-up fill-holes \
+	  --clean-up drop-small --instances --out $(SEGMENT)/split-dsb2018
+	$(BIN)/medvision evaluate segment --task instances --predictions $(SEGMENT)/split-dsb2018 --truth $(DSB2018) \
+	  --out $(SEGMENT)/scores-split-dsb2018
 	$(BIN)/medvision segment $(DSB2018)/*/images/*.png --method otsu-watershed --out $(SEGMENT)/otsu-dsb2018
 	for task in semantic instances; do \
 	  $(BIN)/medvision evaluate segment --task $$task --predictions $(SEGMENT)/otsu-dsb2018 --truth $(DSB2018) \
