@@ -27,7 +27,7 @@ from medvision.evaluations.segment_setup import SegmentOptions
 from medvision.metrics.ranking import bootstrap_intervals
 from medvision.models.segmentation import build_segment_net, list_segment_nets, slim_segment_contract
 from medvision.models.segmentation.designs import SEGMENTERS
-from medvision.training.segment import train_segment
+from medvision.training.segment import contract_of, train_segment
 from medvision.training.segment_config import TrainSegmentConfig, read_segment_config
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train-segment-isbi2012.yaml"
@@ -49,14 +49,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--networks", nargs="+", choices=list_segment_nets(), metavar="NAME")
     args = parser.parse_args()
-    results = {}
+    results: dict[str, SegmentResult] = {}
+    sizes: dict[str, int] = {}
     for name in args.networks or [name for name in list_segment_nets() if name not in LEFT_OUT]:
         began = time.perf_counter()
         names = [held for config in configs(name, args) for held in trained(config, args.out / name)]
         results[name] = score(args.data, args.out / name, names)
+        net = build_segment_net(contract_of(next(configs(name, args))))
+        sizes[name] = sum(p.numel() for p in net.parameters())
         print(f"{name}: {time.perf_counter() - began:.0f} s", flush=True)
-        args.out.joinpath("ranking.md").write_text(table(results))
-    print(table(results))
+        args.out.joinpath("ranking.md").write_text(table(results, sizes))
+    print(table(results, sizes))
 
 
 def configs(name: str, args: argparse.Namespace) -> Iterator[TrainSegmentConfig]:
@@ -102,7 +105,7 @@ def score(data: Path, out: Path, names: list[str]) -> SegmentResult:
     )
 
 
-def table(results: dict[str, SegmentResult]) -> str:
+def table(results: dict[str, SegmentResult], sizes: dict[str, int]) -> str:
     """A line of each network, best V Rand first."""
     best = max(results, key=lambda name: _means(results[name])[0])
     names = [measure.key for measure in results[best].kind.measures]
@@ -124,8 +127,9 @@ def table(results: dict[str, SegmentResult]) -> str:
         others = " | ".join(
             f"{figures[k]:.4f}" if k == places[3] else f"{figures[k]:.3f}" for k in places[1:]
         )
-        size = sum(p.numel() for p in build_segment_net(slim_segment_contract(name)).parameters())
-        lines.append(f"| `{name}` | {size / 1e6:.2f} M | {figures[0]:.3f} ({own}) | {behind} | {others} |")
+        lines.append(
+            f"| `{name}` | {sizes[name] / 1e6:.2f} M | {figures[0]:.3f} ({own}) | {behind} | {others} |"
+        )
     images = len(results[best].cases)
     return "\n".join(
         [*lines, "", f"{images} images held out; thresholds by the best mean V Rand of 0.3, 0.5 and 0.7\n"]
